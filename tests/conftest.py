@@ -1,0 +1,13 @@
+"""Strict modes for every test: rank promotion raises and float64 is entered explicitly."""
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def x64():
+    """Run the test with 64-bit types, where oracles live; users run with them off."""
+    with jax.enable_x64(True):
+        yield
