@@ -1,0 +1,195 @@
+"""What a run writes down: one CSV file a table, one frozen dataclass a row, and nothing else writes.
+
+A row is recorded once: `append` merges new rows into the table, sorts by the table's key and
+replaces the file atomically, so that a file is always whole, an interrupted run loses no record,
+and a resumed run's files equal an uninterrupted one's byte for byte.
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """The columns every measurement shares: where on which trajectory it was made."""
+
+    task: str  # "translation" or "mlm".
+    trajectory: str  # The optimizer that trains: "sgd" or "adam".
+    seed: int  # Of initialisation, data order, masks, test subset and sampled batches.
+    epoch: int  # From 1.
+    batch: int  # Within the epoch, from 1.
+    algorithm: str  # A key of `sharpjax.paper_algorithms()`.
+
+
+@dataclasses.dataclass(frozen=True)
+class Sharpness(Cell):
+    """One algorithm's direction at one measured batch, on the fixed test subset."""
+
+    FILE: ClassVar = "sharpness.csv"
+    KEY: ClassVar = ("task", "trajectory", "seed", "epoch", "batch", "algorithm")
+
+    loss: float  # Nats, mean over the test subset.
+    slope: float  # gᵀv, v = update/‖update‖: nats per unit of distance.
+    sharpness: float  # vᵀHv: nats per unit of distance squared.
+    sharpness_se: float  # Its standard error over micro-batches of the subset; nan with one.
+    ratio: float  # sharpness/|SGD's sharpness| at the same point.
+    update_norm: float  # ‖update‖₂ at learning rate 1 (Adafactor: its relative step).
+    threshold: float  # τ of the training gradient at the clipped fraction.
+    newton_step: float  # −slope/sharpness where sharpness > 0, else nan.
+    predicted_decrease: float  # slope²/(2·sharpness) where sharpness > 0, else nan.
+    top_share: float  # Share of ‖update‖² in the update's own top coordinates (clip fraction).
+
+
+@dataclasses.dataclass(frozen=True)
+class Landscape(Cell):
+    """The test loss along one unit direction; step 0 is the point itself."""
+
+    FILE: ClassVar = "landscape.csv"
+    KEY: ClassVar = (*Sharpness.KEY, "step")
+
+    step: float  # Distance along update/‖update‖.
+    loss: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Histogram(Cell):
+    """Counts of coordinate magnitudes |u| with 10^lower ≤ |u| < 10^upper."""
+
+    FILE: ClassVar = "histogram.csv"
+    KEY: ClassVar = (*Sharpness.KEY, "quantity", "lower")
+
+    quantity: str  # "gradient", "momentum" (both with algorithm "sgd") or "update".
+    lower: float  # log10; -inf holds the exact zeros and everything below the first edge.
+    upper: float  # log10; inf in the last bin.
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Precision(Cell):
+    """How far float32 stood from float64 at one point of a run."""
+
+    FILE: ClassVar = "precision.csv"
+    KEY: ClassVar = Sharpness.KEY
+
+    sharpness: float  # As the run measures it.
+    sharpness_float64: float  # Same point, direction and data, all in float64.
+    relative_error: float  # |difference| / |float64's|.
+
+
+@dataclasses.dataclass(frozen=True)
+class Convergence:
+    """One training step of one algorithm."""
+
+    FILE: ClassVar = "convergence.csv"
+    KEY: ClassVar = ("task", "seed", "algorithm", "step")
+
+    task: str
+    seed: int
+    algorithm: str
+    learning_rate: str  # A number, or "relative" (Adafactor's own step).
+    step: int  # From 1.
+    epoch: int  # From 1.
+    loss: float  # Training loss of the batch, before the step.
+    diverged: bool  # From the first loss that is not finite; the run ends there.
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """One rate of the search that `--tune` makes."""
+
+    FILE: ClassVar = "tuning.csv"
+    KEY: ClassVar = ("task", "seed", "algorithm", "learning_rate")
+
+    task: str
+    seed: int
+    algorithm: str
+    learning_rate: str
+    steps: int  # The horizon.
+    loss: float  # Mean training loss over the horizon's last fifth; inf if it diverged.
+    diverged: bool
+    chosen: bool  # The rate that the convergence runs use.
+
+
+TABLES = (Sharpness, Landscape, Histogram, Precision, Convergence, Tuning)
+Row = TypeVar("Row", bound=Any)
+
+
+def read(directory: Path | str, table: type[Row]) -> list[Row]:
+    """All rows of a table in key order; an absent file is an empty table."""
+    path = Path(directory) / table.FILE
+    if not path.exists():
+        return []
+    fields = {field.name: field.type for field in dataclasses.fields(table)}
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if reader.fieldnames != list(fields):
+            raise ValueError(f"{path}: columns are {reader.fieldnames}, not {list(fields)}")
+        return [table(**{k: _parse(v, fields[k]) for k, v in row.items()}) for row in reader]
+
+
+def append(directory: Path | str, rows: Iterable[Any]) -> None:
+    """Adds rows (of any tables) to their files; a row whose key is there already is kept as it was."""
+    by_table: dict[type, list] = {}
+    for row in rows:
+        by_table.setdefault(type(row), []).append(row)
+    for table, new in by_table.items():
+        merged = {_key(row): row for row in (*new, *read(directory, table))}
+        _replace(directory, table, [merged[key] for key in sorted(merged)])
+
+
+def drop(directory: Path | str, table: type, **where: Any) -> None:
+    """Removes the rows whose columns equal `where` (a search that is made anew)."""
+    kept = [r for r in read(directory, table) if any(getattr(r, k) != v for k, v in where.items())]
+    _replace(directory, table, kept)
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Replaces a JSON file atomically."""
+    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_atomically(path: Path | str, text: str) -> None:
+    """Writes `text` beside `path`, flushes it to disk, and renames it into place."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _replace(directory, table, rows) -> None:
+    names = [field.name for field in dataclasses.fields(table)]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([_format(getattr(row, name)) for name in names] for row in rows)
+    write_atomically(Path(directory) / table.FILE, text.getvalue())
+
+
+def _key(row) -> tuple:
+    return tuple(getattr(row, name) for name in row.KEY)
+
+
+def _format(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return repr(float(value)) if isinstance(value, float) else str(value)
+
+
+def _parse(text: str, kind: Any) -> Any:
+    return text == "true" if kind is bool else kind(text)
