@@ -1,0 +1,373 @@
+"""The paper's figures, drawn from records alone.
+
+One colour an algorithm family throughout (Okabe and Ito's, distinct to colour-blind readers),
+clipped ones dashed. Every figure is written as PNG and SVG into DIR/figures, byte for byte the
+same from the same records.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from experiments import claims, paper, records
+
+COLOURS = {
+    "sgd": "#d55e00",
+    "normalized_sgd": "#0072b2",
+    "adam": "#009e73",
+    "adafactor": "#b0549a",
+}
+_FAMILIES = (  # The order of legends: an algorithm and its clipped form together.
+    "sgd",
+    "sgd_clip",
+    "normalized_sgd",
+    "normalized_sgd_clip",
+    "adafactor",
+    "adafactor_clip",
+    "adam",
+)
+_STYLE = {
+    "font.size": 10,
+    "axes.axisbelow": True,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#777777",
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.7,
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "svg.hashsalt": "sharpjax",
+    "svg.fonttype": "path",
+    "path.simplify": True,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """A figure on disk: `name`.png and `name`.svg in DIR/figures."""
+
+    name: str
+    title: str
+    caption: str
+    svg: Path
+    png: Path
+
+
+def draw_all(directory: Path | str) -> list[Drawn]:
+    """Draws every figure that the records of `directory` allow, in the report's order."""
+    sharpness = records.read(directory, records.Sharpness)
+    landscape = records.read(directory, records.Landscape)
+    histogram = records.read(directory, records.Histogram)
+    convergence = records.read(directory, records.Convergence)
+    drawn = []
+
+    def save(name: str, title: str, caption: str, draw: Callable[[], Figure]) -> None:
+        folder = Path(directory) / "figures"
+        folder.mkdir(exist_ok=True)
+        with matplotlib.rc_context(_STYLE):
+            figure = draw()
+            svg, png = folder / f"{name}.svg", folder / f"{name}.png"
+            figure.savefig(svg, metadata={"Date": None, "Creator": None})
+            figure.savefig(png, dpi=130, metadata={"Software": None})
+        drawn.append(Drawn(name, title, caption, svg, png))
+
+    if sharpness:
+        save(
+            "sharpness_ratios",
+            "Directional sharpness beside SGD’s (Tables 3 to 6)",
+            "Mean of sharpness/|SGD’s sharpness| over the measured batches and seeds, with their "
+            "standard deviation; hollow: the paper’s value. A triangle on the lower edge is a mean "
+            "that is zero or negative.",
+            lambda: ratio_figure(sharpness),
+        )
+    for column in _columns(landscape):
+        number = paper.FIGURE.get(column)
+        for epoch in sorted({r.epoch for r in landscape if (r.task, r.trajectory) == column}):
+            rows = [r for r in landscape if (r.task, r.trajectory, r.epoch) == (*column, epoch)]
+            rows = [r for r in rows if (r.seed, r.batch) == (rows[0].seed, rows[0].batch)]
+            there = _at(rows[0])
+            points = {r.algorithm: r for r in sharpness if _at(r) == there}
+            save(
+                f"landscape_{column[0]}_{column[1]}_epoch{epoch:02d}",
+                f"Loss along each direction: {_column(column)}, epoch {epoch}, "
+                f"batch {rows[0].batch}" + (f" (Figure {number})" if number else ""),
+                "Test loss at a distance along each algorithm’s unit direction. Filled: the "
+                "lowest loss found; hollow: where the quadratic model (slope, sharpness) has its "
+                "minimum, on the lower edge if that lies below.",
+                lambda rows=rows, points=points: landscape_figure(rows, points),
+            )
+    for column in _columns(histogram):
+        rows = [r for r in histogram if (r.task, r.trajectory) == column]
+        rows = [r for r in rows if _at(r) == _at(rows[0])]
+        save(
+            f"histogram_{column[0]}_{column[1]}",
+            f"Coordinates of SGD’s momentum and of the updates: {_column(column)}, "
+            f"epoch {rows[0].epoch}, batch {rows[0].batch} (Figure 1)",
+            "How many coordinates have which magnitude, both axes logarithmic. Updates are "
+            "divided by their root mean square, since algorithms have their own scales; what is "
+            "exactly zero lies left of both axes.",
+            lambda rows=rows: histogram_figure(rows),
+        )
+    for task in [t for t in paper.TASKS if any(r.task == t for r in convergence)]:
+        rows = [r for r in convergence if r.task == task]
+        save(
+            f"convergence_{task}",
+            f"Training loss of the seven algorithms: {paper.TASKS[task]} (Figure 4)",
+            "Mean training loss of each epoch, mean over seeds. A cross: the run diverged there.",
+            lambda rows=rows: convergence_figure(rows),
+        )
+    return drawn
+
+
+def ratio_figure(rows: list[records.Sharpness]) -> Figure:
+    """Ratios over epochs, a panel for each (task, trajectory), the paper's beside."""
+    columns = _columns(rows)
+    across = min(2, len(columns))
+    down = math.ceil(len(columns) / across)
+    figure = Figure(figsize=(1 + 4.3 * across, 0.9 + 3.3 * down), layout="constrained")
+    summaries = claims.group(rows, ("task", "trajectory", "epoch", "algorithm"), "ratio")
+    for place, column in enumerate(columns, start=1):
+        axes = figure.add_subplot(down, across, place)
+        epochs = sorted({key[2] for key in summaries if key[:2] == column})
+        axes.set_yscale("log")
+        for index, algorithm in enumerate(paper.ALGORITHMS):
+            shift = (index - 3) * 0.07
+            style = _line(algorithm)
+            x, y, low, high, below = [], [], [], [], []
+            for at, epoch in enumerate(epochs):
+                summary = summaries.get((*column, epoch, algorithm))
+                printed = paper.SHARPNESS_RATIO.get((*column, epoch), {}).get(algorithm)
+                if printed is not None:
+                    axes.plot(at + shift + 0.03, printed, **_hollow(algorithm, "o"), zorder=4)
+                if summary is None:
+                    continue
+                if summary.mean <= 0:
+                    below.append(at + shift)
+                elif math.isfinite(summary.mean):
+                    sd = 0.0 if math.isnan(summary.sd) else summary.sd
+                    x.append(at + shift)
+                    y.append(summary.mean)
+                    low.append(min(sd, 0.999 * summary.mean))
+                    high.append(sd)
+            if x:
+                axes.errorbar(x, y, (low, high), marker="o", ms=4, elinewidth=1, **style)
+            edge = axes.get_xaxis_transform()
+            axes.plot(below, [0.02] * len(below), **_hollow(algorithm, "v"), transform=edge)
+        axes.set_xticks(range(len(epochs)), [str(e) for e in epochs])
+        axes.set_xlim(-0.4, len(epochs) - 0.6)
+        bottom = [s.mean for key, s in summaries.items() if key[:2] == column and s.mean > 0]
+        bottom += [v for e in epochs for v in paper.SHARPNESS_RATIO.get((*column, e), {}).values()]
+        axes.set_ylim(min(bottom, default=1e-6) / 4, None)
+        axes.grid(axis="x", visible=False)
+        axes.set_title(_column(column))
+        if (place - 1) // across == down - 1:
+            axes.set_xlabel("epoch")
+        if (place - 1) % across == 0:
+            axes.set_ylabel("sharpness / |SGD’s|")
+    extra = [_key("o", "the paper’s value", hollow=True)]
+    _legend(figure, paper.ALGORITHMS, extra)
+    return figure
+
+
+def landscape_figure(rows: list[records.Landscape], points: dict[str, records.Sharpness]) -> Figure:
+    """Loss against distance: without Adafactor on a linear axis, all on a logarithmic one."""
+    figure = Figure(figsize=(9.6, 4.3), layout="constrained")
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        if math.isfinite(row.loss):
+            curves.setdefault(row.algorithm, []).append((row.step, row.loss))
+    curves = {a: sorted(curves[a]) for a in paper.ALGORITHMS if a in curves}
+    start = next((loss for curve in curves.values() for step, loss in curve if step == 0), math.nan)
+    plain = {a: c for a, c in curves.items() if not a.startswith("adafactor")}
+    for place, (shown, title) in enumerate(
+        ((plain, "without Adafactor"), (curves, "all seven, logarithmic step")), start=1
+    ):
+        axes = figure.add_subplot(1, 2, place)
+        logarithmic = place == 2
+        if not shown:
+            axes.set_axis_off()
+            continue
+        lowest = min(loss for curve in shown.values() for _, loss in curve)
+        depth = (start - lowest) or 1e-3
+        bottom, top = lowest - 0.18 * depth, start + 0.25 * depth
+        axes.axhline(start, color="#999999", linewidth=0.8, zorder=1)
+        for algorithm, curve in shown.items():
+            seen = [(s, y) for s, y in curve if s > 0] if logarithmic else curve
+            if not seen:
+                continue
+            axes.plot(*zip(*seen, strict=True), **_line(algorithm))
+            step, loss = min(curve, key=lambda at: at[1])
+            if step > 0 or not logarithmic:
+                axes.plot(step, loss, "o", ms=5, color=_colour(algorithm), zorder=4)
+            if algorithm in points and math.isfinite(points[algorithm].newton_step):
+                point = points[algorithm]
+                model = point.loss - point.predicted_decrease
+                marker = "D" if model > bottom else "v"
+                at = max(model, bottom + 0.02 * (top - bottom))
+                if point.newton_step > 0:
+                    axes.plot(point.newton_step, at, **_hollow(algorithm, marker), zorder=5)
+        axes.set_ylim(bottom, top)
+        if logarithmic:
+            axes.set_xscale("log")
+        _limit_steps(axes, shown, logarithmic)
+        axes.set_title(title)
+        axes.set_xlabel("step along the unit direction")
+        if place == 1:
+            axes.set_ylabel("test loss")
+    extra = [
+        _key("o", "lowest loss found"),
+        _key("D", "quadratic model’s minimum", hollow=True),
+    ]
+    _legend(figure, curves, extra)
+    return figure
+
+
+def histogram_figure(rows: list[records.Histogram]) -> Figure:
+    """|SGD's momentum| as in Figure 1, and every algorithm's |update| as lines."""
+    figure = Figure(figsize=(9.6, 3.9), layout="constrained")
+    momentum = [r for r in rows if r.quantity == "momentum"]
+    gradient = [r for r in rows if r.quantity == "gradient"]
+    axes = figure.add_subplot(1, 2, 1)
+    if momentum:
+        finite = [r for r in momentum if math.isfinite(r.lower) and r.count]
+        total = sum(r.count for r in momentum)
+        width = finite[0].upper - finite[0].lower if finite else 1.0
+        if finite:  # A last bin without an end is drawn as wide as the others.
+            axes.bar(
+                [r.lower for r in finite],
+                [r.count for r in finite],
+                width,
+                align="edge",
+                color=COLOURS["sgd"],
+                alpha=0.8,
+            )
+        least = sum(r.count for r in momentum if not math.isfinite(r.lower))
+        if least:
+            text = f"{100 * least / total:.3g} % zero or\nbelow the axis"
+            axes.text(0.03, 0.95, text, transform=axes.transAxes, va="top", fontsize=9)
+    if gradient:
+        axes.plot(*_outline(gradient), color="#333333", linewidth=1.1, label="|gradient|")
+        axes.legend(loc="upper right")
+    _powers(axes, "|momentum| of SGD", "coordinates")
+    axes.set_title("SGD’s momentum")
+    axes = figure.add_subplot(1, 2, 2)
+    updates = [a for a in paper.ALGORITHMS if any(r.quantity == "update" for r in rows)]
+    updates = [a for a in updates if any(r.quantity == "update" and r.algorithm == a for r in rows)]
+    for algorithm in updates:
+        mine = [r for r in rows if r.quantity == "update" and r.algorithm == algorithm]
+        x, y = _outline(mine)
+        scale = _log_rms(mine)
+        axes.plot([value - scale for value in x], y, **_line(algorithm) | {"linewidth": 1.2})
+    _powers(axes, "|update| / its root mean square", "")
+    axes.set_title("every algorithm’s update")
+    _legend(figure, updates or ["sgd"], [])
+    return figure
+
+
+def convergence_figure(rows: list[records.Convergence]) -> Figure:
+    """Training loss of each epoch; a cross where a run diverged."""
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    axes = figure.add_subplot()
+    by_epoch = claims.group([r for r in rows if not r.diverged], ("algorithm", "epoch"), "loss")
+    ends = []
+    for algorithm in paper.ALGORITHMS:
+        curve = sorted(
+            (epoch, s.mean)
+            for (a, epoch), s in by_epoch.items()
+            if a == algorithm and math.isfinite(s.mean)
+        )
+        if not curve:
+            continue
+        axes.plot(*zip(*curve, strict=True), marker="o", ms=2.5, **_line(algorithm))
+        if any(r.diverged for r in rows if r.algorithm == algorithm):
+            axes.plot(*curve[-1], "x", ms=9, mew=2, color=_colour(algorithm))
+        ends.append((curve[-1][1], algorithm))
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("training loss")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    order = [algorithm for _, algorithm in sorted(ends, reverse=True)]
+    _legend(figure, order, [], beside=True)
+    return figure
+
+
+def _at(row: records.Cell) -> tuple:
+    return row.task, row.trajectory, row.seed, row.epoch, row.batch
+
+
+def _columns(rows: Iterable) -> list[tuple[str, str]]:
+    present = {(r.task, r.trajectory) for r in rows}
+    return [c for c in paper.TABLE if c in present] + sorted(present - set(paper.TABLE))
+
+
+def _column(column: tuple[str, str]) -> str:
+    task, trajectory = column
+    trajectory = paper.TRAJECTORIES.get(trajectory, trajectory)
+    return f"{paper.TASKS.get(task, task)}, {trajectory} trajectory"
+
+
+def _colour(algorithm: str) -> str:
+    return COLOURS.get(algorithm.removesuffix("_clip"), "#444444")
+
+
+def _line(algorithm: str) -> dict:
+    dashed = algorithm.endswith("_clip")
+    return {"color": _colour(algorithm), "linestyle": (0, (4, 1.8)) if dashed else "-"}
+
+
+def _hollow(algorithm: str, marker: str) -> dict:
+    colour = _colour(algorithm)
+    return {"marker": marker, "ms": 6, "mfc": "white", "mec": colour, "mew": 1.3, "ls": ""}
+
+
+def _key(marker: str, label: str, hollow: bool = False) -> Line2D:
+    face = "white" if hollow else "#555555"
+    return Line2D([], [], ls="", marker=marker, mec="#555555", mfc=face, label=label)
+
+
+def _legend(figure: Figure, algorithms: Iterable[str], extra: list, beside: bool = False) -> None:
+    algorithms = algorithms if beside else [a for a in _FAMILIES if a in algorithms]
+    handles = [Line2D([], [], label=paper.ALGORITHMS[a], **_line(a)) for a in algorithms]
+    handles += extra
+    place = {"loc": "outside right center"} if beside else {"loc": "outside lower center"}
+    columns = 1 if beside else math.ceil(len(handles) / 2)
+    figure.legend(handles=handles, ncols=columns, handlelength=2.6, **place)
+
+
+def _limit_steps(axes: Axes, curves: dict, logarithmic: bool) -> None:
+    """Shows every algorithm's best step; the search for it may have tried far larger ones."""
+    best = [min(curve, key=lambda at: at[1])[0] for curve in curves.values()]
+    best = [step for step in best if step > 0]
+    if best:
+        axes.set_xlim((min(best) / 20, max(best) * 4) if logarithmic else (0, max(best) * 1.6))
+
+
+def _outline(rows: list[records.Histogram]) -> tuple[list[float], list[float]]:
+    finite = [r for r in rows if math.isfinite(r.lower) and math.isfinite(r.upper) and r.count]
+    return [(r.lower + r.upper) / 2 for r in finite], [r.count for r in finite]
+
+
+def _log_rms(rows: list[records.Histogram]) -> float:
+    """log10 of the root mean square of the binned magnitudes."""
+    x, y = _outline(rows)
+    total = sum(r.count for r in rows)
+    return math.log10(sum(c * 100**v for v, c in zip(x, y, strict=True)) / total) / 2 if x else 0.0
+
+
+def _powers(axes: Axes, xlabel: str, ylabel: str) -> None:
+    axes.set_yscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
