@@ -274,7 +274,7 @@ def _cells(rows: list) -> dict[str, dict[tuple, dict[str, Summary]]]:
 def _evaluate(claim: _Ordering, cells: dict[tuple, dict[str, Summary]]) -> Claim:
     details = []
     compared = [a for a in paper.ALGORITHMS if a in claim.low + claim.high]
-    for cell, summaries in cells.items():
+    for cell, summaries in sorted(cells.items(), key=_paper_order):
         if not all(algorithm in summaries for algorithm in compared):
             continue
         ours = {algorithm: summaries[algorithm].mean for algorithm in compared}
@@ -298,6 +298,12 @@ def _evaluate(claim: _Ordering, cells: dict[tuple, dict[str, Summary]]) -> Claim
         len(details),
         tuple(details),
     )
+
+
+def _paper_order(item: tuple[tuple, Any]) -> tuple:
+    """Sorts cells as the paper's Tables 3 to 6 stand: by table, then epoch."""
+    task, *rest = item[0]
+    return paper.TABLE.get((task, *rest[:1]), 9), [*paper.TASKS, task].index(task), *rest
 
 
 def _note(quantity: str, summaries: dict[str, Summary]) -> str:
