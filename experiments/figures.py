@@ -92,7 +92,7 @@ def draw_all(directory: Path | str) -> list[Drawn]:
             "that is zero or negative.",
             lambda: ratio_figure(sharpness),
         )
-    for column in _columns(landscape):
+    for column in paper.columns(landscape):
         number = paper.FIGURE.get(column)
         for epoch in sorted({r.epoch for r in landscape if (r.task, r.trajectory) == column}):
             rows = [r for r in landscape if (r.task, r.trajectory, r.epoch) == (*column, epoch)]
@@ -101,19 +101,19 @@ def draw_all(directory: Path | str) -> list[Drawn]:
             points = {r.algorithm: r for r in sharpness if _at(r) == there}
             save(
                 f"landscape_{column[0]}_{column[1]}_epoch{epoch:02d}",
-                f"Loss along each direction: {_column(column)}, epoch {epoch}, "
+                f"Loss along each direction: {paper.column_name(column)}, epoch {epoch}, "
                 f"batch {rows[0].batch}" + (f" (Figure {number})" if number else ""),
                 "Test loss at a distance along each algorithm’s unit direction. Filled: the "
                 "lowest loss found; hollow: where the quadratic model (slope, sharpness) has its "
                 "minimum, on the lower edge if that lies below.",
                 lambda rows=rows, points=points: landscape_figure(rows, points),
             )
-    for column in _columns(histogram):
+    for column in paper.columns(histogram):
         rows = [r for r in histogram if (r.task, r.trajectory) == column]
         rows = [r for r in rows if _at(r) == _at(rows[0])]
         save(
             f"histogram_{column[0]}_{column[1]}",
-            f"Coordinates of SGD’s momentum and of the updates: {_column(column)}, "
+            f"Coordinates of SGD’s momentum and of the updates: {paper.column_name(column)}, "
             f"epoch {rows[0].epoch}, batch {rows[0].batch} (Figure 1)",
             "How many coordinates have which magnitude, both axes logarithmic. Updates are "
             "divided by their root mean square, since algorithms have their own scales; what is "
@@ -133,7 +133,7 @@ def draw_all(directory: Path | str) -> list[Drawn]:
 
 def ratio_figure(rows: list[records.Sharpness]) -> Figure:
     """Ratios over epochs, a panel for each (task, trajectory), the paper's beside."""
-    columns = _columns(rows)
+    columns = paper.columns(rows)
     across = min(2, len(columns))
     down = math.ceil(len(columns) / across)
     figure = Figure(figsize=(1 + 4.3 * across, 0.9 + 3.3 * down), layout="constrained")
@@ -171,7 +171,7 @@ def ratio_figure(rows: list[records.Sharpness]) -> Figure:
         bottom += [v for e in epochs for v in paper.SHARPNESS_RATIO.get((*column, e), {}).values()]
         axes.set_ylim(min(bottom, default=1e-6) / 4, None)
         axes.grid(axis="x", visible=False)
-        axes.set_title(_column(column))
+        axes.set_title(paper.column_name(column))
         if (place - 1) // across == down - 1:
             axes.set_xlabel("epoch")
         if (place - 1) % across == 0:
@@ -304,17 +304,6 @@ def convergence_figure(rows: list[records.Convergence]) -> Figure:
 
 def _at(row: records.Cell) -> tuple:
     return row.task, row.trajectory, row.seed, row.epoch, row.batch
-
-
-def _columns(rows: Iterable) -> list[tuple[str, str]]:
-    present = {(r.task, r.trajectory) for r in rows}
-    return [c for c in paper.TABLE if c in present] + sorted(present - set(paper.TABLE))
-
-
-def _column(column: tuple[str, str]) -> str:
-    task, trajectory = column
-    trajectory = paper.TRAJECTORIES.get(trajectory, trajectory)
-    return f"{paper.TASKS.get(task, task)}, {trajectory} trajectory"
 
 
 def _colour(algorithm: str) -> str:

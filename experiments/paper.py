@@ -1,5 +1,7 @@
 """The paper's own numbers (OPT 2022 version): Tables 2 to 6 and Figure 2, and the names it uses."""
 
+from collections.abc import Iterable
+
 TASKS = {"translation": "Machine translation", "mlm": "Masked language modelling"}
 TRAJECTORIES = {"sgd": "SGD", "adam": "Adam"}
 ALGORITHMS = {  # In the order of the paper's tables.
@@ -96,3 +98,14 @@ SHARPNESS_RATIO = {
     for column, epochs in _RATIOS.items()
     for epoch, ratios in epochs.items()
 }
+
+
+def columns(rows: Iterable) -> list[tuple[str, str]]:
+    """The (task, trajectory) columns that occur in rows, in the order of Tables 3 to 6."""
+    present = {(row.task, row.trajectory) for row in rows}
+    return [c for c in TABLE if c in present] + sorted(present - set(TABLE))
+
+
+def column_name(column: tuple[str, str]) -> str:
+    task, trajectory = column
+    return f"{TASKS.get(task, task)}, {TRAJECTORIES.get(trajectory, trajectory)} trajectory"
