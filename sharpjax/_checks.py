@@ -1,0 +1,74 @@
+"""Checks of arguments: each raises one error that names the argument and the value."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def check_in_range(name: str, value: Any, low: float, high: float, *, open_high: bool = False):
+    """Raises unless `value` is a number of [low, high] ([low, high) with `open_high`).
+
+    Values that are traced cannot be looked at and schedules have no single value: both pass.
+    """
+    if isinstance(value, jax.core.Tracer) or callable(value):
+        return
+    shape = "[{}, {}{}".format(low, high, ")" if open_high else "]")
+    is_number = isinstance(value, int | float | np.number | np.ndarray | jax.Array)
+    if isinstance(value, bool) or not is_number or np.ndim(value) != 0:
+        raise TypeError(f"{name} must be a number in {shape}, got {value!r}")
+    value = float(value)
+    if not (low <= value < high if open_high else low <= value <= high):
+        raise ValueError(f"{name} must be in {shape}, got {value!r}")
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raises unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def check_real_leaves(name: str, tree: Any) -> None:
+    """Raises for the first leaf that is not a real floating-point array, naming its path."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(
+                f"{name}{jax.tree_util.keystr(path)} has dtype {dtype}; "
+                "every leaf must be real floating point"
+            )
+
+
+def check_same_structure(name: str, tree: Any, reference_name: str, reference: Any) -> None:
+    """Raises where `tree` first differs from `reference` in structure or in a leaf's shape."""
+    ours = {jax.tree_util.keystr(p): x for p, x in jax.tree_util.tree_leaves_with_path(tree)}
+    theirs = {jax.tree_util.keystr(p): x for p, x in jax.tree_util.tree_leaves_with_path(reference)}
+    for path, leaf in theirs.items():
+        if path not in ours:
+            raise ValueError(f"{name} has no leaf {path or '(root)'}, which {reference_name} has")
+        if jnp.shape(ours[path]) != jnp.shape(leaf):
+            raise ValueError(
+                f"{name}{path} has shape {jnp.shape(ours[path])}, "
+                f"but {reference_name}{path} has shape {jnp.shape(leaf)}"
+            )
+    for path in ours:
+        if path not in theirs:
+            raise ValueError(f"{name} has a leaf {path or '(root)'}, which {reference_name} lacks")
+    ours_def, theirs_def = jax.tree.structure(tree), jax.tree.structure(reference)
+    if ours_def != theirs_def:
+        raise ValueError(f"{name} is a {ours_def}, but {reference_name} is a {theirs_def}")
+
+
+def check_scalar_loss(loss_fn: Callable, params: Any, *args: Any) -> None:
+    """Raises unless `loss_fn(params, *args)` is one real floating-point scalar."""
+    out = jax.eval_shape(loss_fn, params, *args)
+    leaves = jax.tree.leaves(out)
+    if len(leaves) != 1 or jax.tree.structure(out) != jax.tree.structure(0.0):
+        raise TypeError(f"loss_fn must return a scalar, got {out}")
+    if leaves[0].shape != () or not jnp.issubdtype(leaves[0].dtype, jnp.floating):
+        raise TypeError(
+            f"loss_fn must return a real scalar, got shape {leaves[0].shape}, "
+            f"dtype {leaves[0].dtype}"
+        )

@@ -1,0 +1,48 @@
+"""Pseudo-updates: what each of many optimizers would do on one optimizer's trajectory."""
+
+from collections.abc import Mapping
+
+import optax
+
+
+def pseudo_updates(
+    algorithms: Mapping[str, optax.GradientTransformation],
+) -> optax.GradientTransformationExtraArgs:
+    """Feeds one stream of gradients and parameters to many optimizers (Appendix A.3).
+
+    Each optimizer keeps its own state (momentum, second moments …) along the points that another
+    one visits; none of the updates is applied here.
+
+        pseudo = pseudo_updates(paper_algorithms())
+        state = pseudo.init(params)
+        updates, state = pseudo.update(grads, state, params)  # updates["adam"]: a tree like params
+
+    Args:
+      algorithms: Name -> transformation, with extra arguments or without.
+
+    Returns:
+      A transformation whose updates and state are dicts with the names as keys. It passes extra
+      keyword arguments on to the optimizers that take them. With one entry it equals that
+      optimizer on its own. Memory and time are the sums of the optimizers'.
+
+    Raises:
+      ValueError: no algorithm is given.
+      TypeError: an entry is not a gradient transformation.
+    """
+    if not algorithms:
+        raise ValueError(f"algorithms must name at least one optimizer, got {algorithms!r}")
+    for name, algorithm in algorithms.items():
+        if not (hasattr(algorithm, "init") and hasattr(algorithm, "update")):
+            raise TypeError(f"algorithms[{name!r}] is no gradient transformation: {algorithm!r}")
+    runs = {name: optax.with_extra_args_support(tx) for name, tx in algorithms.items()}
+
+    def init(params):
+        return {name: run.init(params) for name, run in runs.items()}
+
+    def update(grads, state, params=None, **extra_args):
+        steps = {
+            name: run.update(grads, state[name], params, **extra_args) for name, run in runs.items()
+        }
+        return {n: u for n, (u, _) in steps.items()}, {n: s for n, (_, s) in steps.items()}
+
+    return optax.GradientTransformationExtraArgs(init, update)
