@@ -70,8 +70,8 @@ class Corpus:
         if start < 0 or count < 1:
             raise ValueError(f"rows need start >= 0 and count >= 1, got {start} and {count}")
         if start + count > len(self):
-            asked = f"rows {start} to {start + count - 1} were asked for"
-            raise DataError(f"{self.name}: {asked}, but it has {len(self)} rows")
+            asked = f"{count} rows from row {start} on were asked for"
+            raise DataError(f"{self.name}: {asked}, but there are {len(self)}")
         columns = tuple(column[start : start + count] for column in self.columns)
         first = self.first_row + start
         for field, column in zip(_fields(self.kind), columns, strict=True):
@@ -93,9 +93,9 @@ def load_corpus(source: str, kind: Kind, count: int | None = None) -> Corpus:
     """Read a corpus.
 
     Args:
-      source: "embedded"; a parquet or JSONL file, or a directory that holds exactly one; or a hub id
-        "owner/name", with ":config" where it needs one (`Helsinki-NLP/opus_books` defaults to en-fr),
-        whose train split is taken.
+      source: "embedded"; a parquet or JSONL file, or a directory that holds exactly one; or a
+        hub id "owner/name", with ":config" where it needs one (`Helsinki-NLP/opus_books` defaults
+        to en-fr), whose train split is taken.
       kind: "translation" reads `translation: {en, fr}`, "text" reads `text`.
       count: keep the first `count` rows only (and, of `embedded`, make no more).
 
@@ -115,11 +115,12 @@ def load_corpus(source: str, kind: Kind, count: int | None = None) -> Corpus:
     path = Path(source)
     if path.is_dir() or path.is_file() or path.suffix in SUFFIXES:
         path = _only_file(path)
+        # A kind is also the name of its column.
         name = f"{path.resolve().parent.name}/{path.name}"
         read = _read_parquet if path.suffix == ".parquet" else _read_jsonl
-        values = read(path, name, "translation" if kind == "translation" else "text", count)
+        values = read(path, name, kind, count)
     else:
-        name, values = _read_hub(source, "translation" if kind == "translation" else "text", count)
+        name, values = _read_hub(source, kind, count)
     if count is not None and len(values) < count:
         raise DataError(f"{name}: {count} rows were asked for, but it has {len(values)}")
     if not values:

@@ -104,8 +104,8 @@ NUMBERS = (
 PREPOSITIONS = """in dans p, near près_de pa, behind derrière pa, with avec a, in_front_of devant
 pa, on sur t, under sous t, without sans a, for pour a"""
 
-ETRE = (["suis", "es", "est", "sommes", "êtes", "sont"], "ét", "été")
-AVOIR = (["ai", "as", "a", "avons", "avez", "ont"], "av", "eu")
+ETRE = "suis es est sommes êtes sont"
+AVOIR = "ai as a avons avez ont"
 MODALS = {
     "can": "peux,peux,peut,pouvons,pouvez,peuvent",
     "must": "dois,dois,doit,devons,devez,doivent",
@@ -294,7 +294,7 @@ def _group(verb: Verb, subject: Phrase, tense: str) -> _Group:
         participle = verb.participle
         if verb.etre:
             participle += "e" * (subject.gender == "f") + "s" * (person > 2)
-        return _Group("did", base, past, (ETRE if verb.etre else AVOIR)[0][person], participle)
+        return _Group("did", base, past, (ETRE if verb.etre else AVOIR).split()[person], participle)
     finite = MODALS[tense].split(",")[person]
     if tense == "want":
         plain = f"wants to {base}" if person == 2 else f"want to {base}"
@@ -306,7 +306,7 @@ def _be(subject: Phrase, tense: str) -> _Group:
     person = subject.person
     if tense == "present":
         english = "am" if person == 0 else "is" if person == 2 else "are"
-        return _Group(english, "", "", ETRE[0][person])
+        return _Group(english, "", "", ETRE.split()[person])
     return _Group("was" if person in (0, 2) else "were", "", "", _imperfect("étons", person))
 
 

@@ -1,4 +1,4 @@
-"""Text to integer arrays: tokenizers, the encoders of both tasks, and the masks of masked language models."""
+"""Text to integer arrays: tokenizers, the encoders of both tasks, and masks."""
 
 import os
 from collections.abc import Sequence
@@ -47,16 +47,17 @@ def train_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """A byte-pair tokenizer trained on `texts`, with the special tokens of a model family.
 
-    "t5": `<pad>` 0, `</s>` 1, `<unk>` 2; words with a leading "▁"; a text ends in `</s>`. The prompt
-    of the translation task is counted once for every two texts, so that its words become tokens.
+    "t5": `<pad>` 0, `</s>` 1, `<unk>` 2; words with a leading "▁"; a text ends in `</s>`. The
+    translation prompt is counted once for every two texts, so that its words become tokens.
     "roberta": `<s>` 0, `<pad>` 1, `</s>` 2, `<unk>` 3, `<mask>` 4; byte level, so that nothing is
     unknown; a text is `<s> … </s>`. The same texts give the same tokenizer, bit for bit.
 
-    `vocab_size` counts the special tokens. `len(tokenizer)` is smaller where the texts offer no more
-    merges.
+    `vocab_size` counts the special tokens. `len(tokenizer)` is smaller where the texts offer no
+    more merges.
 
     Raises:
-      ValueError: an unknown style, or a `vocab_size` below the special tokens and the alphabet.
+      ValueError: an unknown style, or a `vocab_size` too small for the special tokens and the
+        characters of the texts.
     """
     if style == "t5":
         special, unknown = ["<pad>", "</s>", "<unk>"], "<unk>"
@@ -66,9 +67,6 @@ def train_tokenizer(
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     else:
         raise ValueError(f"style must be 't5' or 'roberta', got {style!r}")
-    if vocab_size < len(special) + len(alphabet):
-        least = len(special) + len(alphabet)
-        raise ValueError(f"a {style} vocabulary needs {least} entries or more, got {vocab_size}")
 
     core = tokenizers.Tokenizer(models.BPE(unk_token=unknown))
     if style == "t5":
@@ -89,10 +87,12 @@ def train_tokenizer(
             vocab_size=vocab_size,
             special_tokens=special,
             initial_alphabet=alphabet,
-            limit_alphabet=max(len(alphabet), vocab_size // 4),
             show_progress=False,
         ),
     )
+    if core.get_vocab_size() > vocab_size:
+        least = core.get_vocab_size()
+        raise ValueError(f"these texts need a vocabulary of {least} or more, got {vocab_size}")
     core.post_processor = processors.TemplateProcessing(
         single=template, special_tokens=[(token, special.index(token)) for token in special]
     )
@@ -173,10 +173,10 @@ def mask_tokens(
 ) -> dict[str, np.ndarray]:
     """Mask tokens for masked language modelling, as transformers' collator does.
 
-    Each token that is neither special nor padding is chosen with `probability`; a chosen one becomes
-    `<mask>` (80 %), a token uniform over the vocabulary (10 %) or stays (10 %). Where a row has none
-    chosen, the one with the smallest draw is, which is uniform. The draws' number depends on the
-    shape alone, so a mask is a function of `rng` and of which positions can be masked.
+    Each token that is neither special nor padding is chosen with `probability`; a chosen one
+    becomes `<mask>` (80 %), a token uniform over the vocabulary (10 %) or stays (10 %). Where a
+    row has none chosen, the one with the smallest draw is, which is uniform. The number of draws
+    depends on the shape alone: a mask is a function of `rng` and of which tokens may be masked.
 
     Returns:
       `input_ids`, `attention_mask`, `labels` (−100 where not chosen), int32 [rows, length].
