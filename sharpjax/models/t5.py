@@ -97,7 +97,7 @@ class Block(nn.Module):
         c = self.config
         factor, inner = c.initializer_factor, c.num_heads * c.d_kv
         # No 1/√d_kv on the scores: the initial q carries it.
-        stddev = {name: factor * c.d_model**-0.5 for name in "kv"}
+        stddev = {"k": factor * c.d_model**-0.5, "v": factor * c.d_model**-0.5}
         stddev |= {"q": factor * (c.d_model * c.d_kv) ** -0.5, "o": factor * inner**-0.5}
         attention = (c.num_heads, c.d_kv, 1.0, False, c.dropout_rate, stddev, self.dtype)
         dropout = nn.Dropout(c.dropout_rate, deterministic=deterministic)

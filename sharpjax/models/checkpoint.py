@@ -1,0 +1,360 @@
+"""Hugging Face checkpoints in and out. The only file of the package that reads or writes files.
+
+A family is a table of rewriting rules from our parameter paths to the reference's tensor names;
+kernels are the transposes of its weights. Everything is checked before anything is converted.
+"""
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax import traverse_util
+
+from sharpjax.models.losses import init_params
+from sharpjax.models.roberta import RobertaConfig, RobertaForMaskedLM
+from sharpjax.models.t5 import T5, T5Config
+
+
+class Family(NamedTuple):
+    """How one architecture is stored on the hub."""
+
+    model: Any  # The module's class, called with a configuration.
+    config: Any  # The configuration's class.
+    architecture: str  # What config.json calls the reference's class.
+    model_types: tuple[str, ...]  # The first is written, all are read.
+    absent: Mapping[str, Any]  # What an entry that config.json lacks means, if not our default.
+    constants: Mapping[str, Any]  # Entries of config.json that must have this value, or be absent.
+    rules: tuple[tuple[str, str], ...]  # Our path to the reference's name, applied in order.
+    duplicates: Mapping[str, str]  # Names under which files repeat a tied tensor.
+    head: str | None  # The duplicate that may be a tensor of its own, if the family has one.
+    harmless: str  # Names that files hold and the model does not need.
+
+
+FAMILIES = (
+    Family(
+        T5,
+        T5Config,
+        "T5ForConditionalGeneration",
+        ("t5", "mt5"),
+        {},
+        {"is_encoder_decoder": True},
+        (
+            (r"relative_attention_bias", "block_0/attention/relative_attention_bias"),
+            (r"block_(\d+)/", r"block/\1/layer/"),
+            (r"/cross_attention_norm/", "/1/layer_norm/"),
+            (r"/cross_attention/", "/1/EncDecAttention/"),
+            (r"/attention_norm/", "/0/layer_norm/"),
+            (r"/attention/", "/0/SelfAttention/"),
+            (r"(encoder.*)/feed_forward", r"\1/1/feed_forward"),
+            (r"(decoder.*)/feed_forward", r"\1/2/feed_forward"),
+            (r"/feed_forward_norm/", "/layer_norm/"),
+            (r"/feed_forward/", "/DenseReluDense/"),
+            (r"final_norm", "final_layer_norm"),
+        ),
+        {
+            "encoder.embed_tokens.weight": "shared.weight",
+            "decoder.embed_tokens.weight": "shared.weight",
+            "lm_head.weight": "shared.weight",
+        },
+        "lm_head.weight",
+        # Original T5 files give the decoder's cross-attention a table that no code reads.
+        r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
+    ),
+    Family(
+        RobertaForMaskedLM,
+        RobertaConfig,
+        "RobertaForMaskedLM",
+        ("roberta", "xlm-roberta", "camembert"),
+        {
+            "num_hidden_layers": 12,
+            "max_position_embeddings": 512,
+            "type_vocab_size": 2,
+            "layer_norm_eps": 1e-12,
+        },
+        {
+            "position_embedding_type": "absolute",
+            "is_decoder": False,
+            "add_cross_attention": False,
+            "tie_word_embeddings": True,
+        },
+        (
+            (r"^(embeddings|encoder)", r"roberta/\1"),
+            (r"(word|position|token_type)/embedding$", r"\1_embeddings/embedding"),
+            (r"^roberta/embeddings/norm/", "roberta/embeddings/LayerNorm/"),
+            (r"block_(\d+)/", r"layer/\1/"),
+            (r"/attention_norm/", "/attention/output/LayerNorm/"),
+            (r"/attention/q/", "/attention/self/query/"),
+            (r"/attention/k/", "/attention/self/key/"),
+            (r"/attention/v/", "/attention/self/value/"),
+            (r"/attention/o/", "/attention/output/dense/"),
+            (r"/feed_forward_norm/", "/output/LayerNorm/"),
+            (r"/feed_forward/wi/", "/intermediate/dense/"),
+            (r"/feed_forward/wo/", "/output/dense/"),
+            (r"^lm_head/norm/", "lm_head/layer_norm/"),
+        ),
+        {
+            "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
+            "lm_head.decoder.bias": "lm_head.bias",
+        },
+        None,
+        r"roberta\.pooler\..*|roberta\.embeddings\.(position_ids|token_type_ids)",
+    ),
+)
+
+
+def load_pretrained(source: str | os.PathLike, *, dtype: Any = None) -> tuple[nn.Module, Any]:
+    """The model and its parameters, from a directory or from the Hugging Face hub.
+
+    Reads `config.json` and, of these, the first that is there: `model.safetensors`, its shards
+    by `model.safetensors.index.json`, `pytorch_model.bin` (or its shards; this needs torch, and
+    reads nothing but tensors). Parameters are float32, whatever the file holds. A directory is
+    read in place and nothing is downloaded. The host holds one copy of the file's largest tensor
+    beside the parameters (two of all tensors with `.bin`).
+
+    Args:
+        source: A directory, or a hub id such as "google-t5/t5-small", "distilroberta-base".
+        dtype: Of the computation, e.g. `jnp.bfloat16`; None: that of the parameters.
+
+    Returns:
+        `(model, params)`: a `T5` or `RobertaForMaskedLM`, and a nested dictionary of arrays.
+
+    Raises:
+        FileNotFoundError: If the directory or a file in it is not there, or the hub cannot be
+            reached and the model is not in its cache.
+        ValueError: If a file is damaged (it is named), the configuration is of another kind, or
+            tensors are missing, unexpected or of a wrong shape (one error lists all).
+        ImportError: If only `pytorch_model.bin` is there and torch is not.
+    """
+    find = _finder(source)
+    path = find("config.json")
+    if path is None:
+        raise FileNotFoundError(f"{source} has no config.json")
+    family, config = _read_config(path)
+    tensors = _open_tensors(find, source)
+    config, problems = _untie(family, config, tensors)
+    model = family.model(config, dtype)
+
+    expected = _paths(model)
+    names = {path: _reference_name(family, path) for path in expected}
+    for path, shape in expected.items():
+        name = names[path]
+        wanted = shape[::-1] if path[-1] == "kernel" else shape
+        if name not in tensors:
+            problems.append(f"missing: {name} {wanted}")
+        elif tensors[name].shape != wanted:
+            problems.append(f"wrong shape: {name} is {tensors[name].shape}, not {wanted}")
+    for name in sorted(set(tensors) - set(names.values())):
+        if not re.fullmatch(family.harmless, name):
+            problems.append(f"unexpected: {name} {tensors[name].shape}")
+    if problems:
+        title = f"{source} does not hold a {family.model.__name__} of its configuration"
+        raise ValueError("\n  ".join([title + ":", *problems]))
+
+    params = {}
+    for path, name in names.items():
+        value = tensors[name].read().astype(np.float32)
+        params[path] = jnp.asarray(value.T if path[-1] == "kernel" else value)
+    return model, traverse_util.unflatten_dict(params)
+
+
+def save_pretrained(path: str | os.PathLike, model: nn.Module, params: Any) -> None:
+    """Write `config.json` and `model.safetensors` so that `transformers` loads them.
+
+    The directory is made if need be. Parameters keep their dtype; sharded ones are gathered on
+    the host, one copy of all. Each file appears whole or not at all.
+
+    Raises:
+        ValueError: If the parameters are not those of the model (one error lists all), or the
+            model is of no known family. Nothing is written then.
+    """
+    from safetensors.numpy import save_file
+
+    family = next((f for f in FAMILIES if isinstance(model, f.model)), None)
+    if family is None:
+        raise ValueError(f"{type(model).__name__} has no Hugging Face counterpart")
+    expected = _paths(model)
+    flat: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(params)  # pyright: ignore[reportAssignmentType]
+    wrong = [p for p in expected if p not in flat or flat[p].shape != expected[p]]
+    wrong += [p for p in flat if p not in expected]
+    if wrong:
+        raise ValueError("not the model's parameters: " + ", ".join(map("/".join, wrong)))
+
+    tensors = {}
+    for keys, value in flat.items():
+        value = np.asarray(value)
+        value = np.ascontiguousarray(value.T if keys[-1] == "kernel" else value)
+        tensors[_reference_name(family, keys)] = value
+    config: Any = model.config  # pyright: ignore[reportAttributeAccessIssue]
+    entries = {
+        "architectures": [family.architecture],
+        "model_type": family.model_types[0],
+        **family.constants,
+        **{key: value for key, value in dataclasses.asdict(config).items() if value is not None},
+        "dtype": str(next(iter(tensors.values())).dtype),
+    }
+    directory = Path(path)
+    directory.mkdir(parents=True, exist_ok=True)
+    written = directory / "model.safetensors.tmp", directory / "config.json.tmp"
+    save_file(tensors, written[0], metadata={"format": "pt"})
+    written[1].write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+    for file in written:
+        file.replace(file.with_suffix(""))
+
+
+class _Tensor(NamedTuple):
+    """A tensor that lies in a file: its shape now, its values when asked."""
+
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+
+def _paths(model: nn.Module) -> dict[tuple[str, ...], tuple[int, ...]]:
+    """The model's parameter paths and shapes; no parameter is made."""
+    shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+    return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(shapes).items()}  # pyright: ignore
+
+
+def _reference_name(family: Family, path: tuple[str, ...]) -> str:
+    name = "/".join(path)
+    for pattern, replacement in family.rules:
+        name = re.sub(pattern, replacement, name)
+    return re.sub(r"/(kernel|scale|embedding)$", "/weight", name).replace("/", ".")
+
+
+def _read_config(path: Path) -> tuple[Family, Any]:
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        kind = entries.get("model_type")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    family = next((f for f in FAMILIES if kind in f.model_types), None)
+    if family is None:
+        known = sorted(kind for f in FAMILIES for kind in f.model_types)
+        raise ValueError(f"{path} has model_type {kind!r}; known are {known}")
+    for key, value in family.constants.items():
+        if entries.get(key, value) != value:
+            raise ValueError(f"{path} has {key} {entries[key]!r}; only {value!r} is implemented")
+    fields = {field.name for field in dataclasses.fields(family.config)}
+    # The reference omits or nulls what has its default; lists would not hash.
+    chosen = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in entries.items()
+        if key in fields and value is not None
+    }
+    return family, family.config(**{**family.absent, **chosen})
+
+
+def _untie(family: Family, config: Any, tensors: dict[str, _Tensor]) -> tuple[Any, list[str]]:
+    """Drop the repetitions of tied tensors; a head that differs is untied, as the reference does.
+
+    Files keep a tied tensor under any of its names, or under several.
+    """
+    problems = []
+    for duplicate, name in family.duplicates.items():
+        own = duplicate == family.head
+        if duplicate not in tensors or (own and not config.tie_word_embeddings):
+            continue
+        if name not in tensors:
+            tensors[name] = tensors.pop(duplicate)
+        elif tensors[duplicate].shape == tensors[name].shape and np.array_equal(
+            tensors[duplicate].read(), tensors[name].read()
+        ):
+            del tensors[duplicate]
+        elif own:
+            scaled = config.scale_decoder_outputs is not False
+            config = dataclasses.replace(
+                config, tie_word_embeddings=False, scale_decoder_outputs=scaled
+            )
+        else:
+            del tensors[duplicate]
+            problems.append(f"not tied: {duplicate} differs from {name}")
+    return config, problems
+
+
+def _finder(source: str | os.PathLike) -> Callable[[str], Path | None]:
+    """A function from a file's name to where it lies, None if the checkpoint has no such file."""
+    directory = Path(source).expanduser()
+    if directory.is_dir():
+        return lambda name: directory / name if (directory / name).is_file() else None
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(source)):
+        raise FileNotFoundError(f"{source} is neither a directory nor a Hugging Face hub id")
+
+    def find(name: str) -> Path | None:
+        from huggingface_hub import errors, hf_hub_download
+
+        try:
+            return Path(hf_hub_download(str(source), name))
+        except errors.RemoteEntryNotFoundError:
+            return None
+        except (errors.EntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
+            # With a part of a model in the cache, the hub's absence is a file's absence.
+            if name != "config.json":
+                return None
+            raise FileNotFoundError(
+                f"{source} is no directory here, and the Hugging Face hub gave no {name} for it "
+                f"({type(error).__name__}). If this machine is offline, fetch the model on one "
+                f"that is not, `hf download {source} --local-dir DIRECTORY`, copy the directory "
+                "here and pass its path; if it is online, check the name and your access."
+            ) from error
+
+    return find
+
+
+def _open_tensors(find: Callable[[str], Path | None], source: Any) -> dict[str, _Tensor]:
+    for name, open_file in (("model.safetensors", _safetensors), ("pytorch_model.bin", _torch_bin)):
+        if (path := find(name)) is not None:
+            return dict(open_file(path))
+        if (path := find(name + ".index.json")) is not None:
+            try:
+                shards = sorted(
+                    set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+                )
+            except (ValueError, KeyError, AttributeError, TypeError) as error:
+                raise ValueError(f"{path} is damaged: {error}") from error
+            files = {shard: find(shard) for shard in shards}
+            absent = [shard for shard, file in files.items() if file is None]
+            if absent:
+                raise FileNotFoundError(f"{source} lacks {', '.join(absent)}, which {path} names")
+            return {k: v for file in files.values() if file for k, v in open_file(file)}
+    raise FileNotFoundError(
+        f"{source} has neither model.safetensors nor pytorch_model.bin, whole or in shards"
+    )
+
+
+def _safetensors(path: Path) -> Iterable[tuple[str, _Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    def reader(file: Any, name: str) -> Callable[[], np.ndarray]:
+        return lambda: file.get_tensor(name)
+
+    try:
+        file = safe_open(path, "np")  # It maps the file; tensors are read one by one.
+        names = list(file.keys())
+        shapes = [tuple(file.get_slice(name).get_shape()) for name in names]
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    return [(n, _Tensor(s, reader(file, n))) for n, s in zip(names, shapes, strict=True)]
+
+
+def _torch_bin(path: Path) -> Iterable[tuple[str, _Tensor]]:
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(f"{path} needs PyTorch to be read: pip install torch") from error
+
+    def reader(tensor: Any) -> Callable[[], np.ndarray]:
+        return lambda: tensor.float().numpy()  # NumPy has no bfloat16 of PyTorch's.
+
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        return [(name, _Tensor(tuple(t.shape), reader(t))) for name, t in loaded.items()]
+    except Exception as error:  # Whatever unpickling a damaged file may raise.
+        raise ValueError(f"{path} is damaged, or holds more than tensors: {error}") from error
