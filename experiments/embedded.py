@@ -220,15 +220,9 @@ def _conjugate(infinitive: str) -> tuple[str, ...]:
     if ending == "re":
         return (*(stem + e for e in ["s", "s", "", "ons", "ez", "ent", "u"]),)
     soft = stem + "e" if stem[-1] == "g" else stem[:-1] + "ç" if stem[-1] == "c" else stem
-    return (
-        stem + "e",
-        stem + "es",
-        stem + "e",
-        soft + "ons",
-        stem + "ez",
-        stem + "ent",
-        stem + "é",
-    )
+    endings = ("e", "es", "e", "ez", "ent", "é")
+    forms = [stem + e for e in endings]
+    return (*forms[:3], soft + "ons", *forms[3:])
 
 
 def _verbs(table: str, objects: str) -> Iterator[Verb]:
@@ -257,8 +251,6 @@ _TRANSITIVE, _DATIVE = Zipf(_verbs(TRANSITIVE, "t")), Zipf(_verbs(DATIVE, "tf"))
 _INTRANSITIVE = Zipf(_verbs(INTRANSITIVE, ""))
 _NAMES, _NUMBERS, _ADVERBS = _words(NAMES), _words(NUMBERS), _words(ADVERBS)
 _PREPOSITIONS, _TIMES = _words(PREPOSITIONS), Zipf(TIMES.items())
-
-
 _PREDICATES = Zipf((*_BEFORE[:8], *_AFTER))
 _DETERMINERS = Zipf(["the", "a", "possessive", "genitive", "this", "number", "many"])
 

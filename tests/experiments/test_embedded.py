@@ -188,6 +188,22 @@ def test_french_predicates_and_participles_agree(sample):
     assert checked > 100
 
 
+def test_french_predicates_of_two_nouns_are_feminine_only_where_both_are(sample):
+    checked = 0
+    for _, fr in sample:
+        words = _french_words(fr)
+        phrases = list(_noun_phrases(words))[:2]
+        if len(phrases) < 2 or phrases[0][0] > 0 or words[phrases[0][1]] != "et":
+            continue
+        (_, end, first, _), (start, after, second, _) = phrases
+        rest = [word for word in words[after:] if word not in ("ne", "n'", "pas", "jamais", "plus")]
+        if start == end + 1 and rest[0] in ("sont", "étaient") and rest[1] in ADJECTIVES:
+            gender = "f" if first == second == {"f"} else "m"
+            assert (gender, "p") in ADJECTIVES[rest[1]], fr
+            checked += 1
+    assert checked > 20
+
+
 def test_french_negation_has_both_parts_and_de_for_the_indefinite_object(sample):
     negated = 0
     for en, fr in sample:

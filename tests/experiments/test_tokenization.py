@@ -63,15 +63,15 @@ def test_training_refuses_what_it_cannot_do():
             train_tokenizer(["a"], 20, style)
 
 
-@pytest.mark.parametrize("style", ["t5", "roberta"])
-def test_training_is_deterministic_across_processes_and_hash_seeds(style):
-    code = f"""
+def test_training_is_deterministic_across_processes_and_hash_seeds():
+    code = """
 import hashlib
 from experiments import embedded, tokenization
 texts = [text for pair in embedded.pairs(1500) for text in pair]
-tokenizer = tokenization.train_tokenizer(texts, 1500, {style!r})
-print(hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest())
-print(tokenization.encode_text(tokenizer, texts[:100], 32)["input_ids"].sum())
+for style in ("t5", "roberta"):
+    tokenizer = tokenization.train_tokenizer(texts, 1500, style)
+    print(hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest())
+    print(tokenization.encode_text(tokenizer, texts[:100], 32)["input_ids"].sum())
 """
     runs = [
         subprocess.run(
@@ -82,10 +82,10 @@ print(tokenization.encode_text(tokenizer, texts[:100], 32)["input_ids"].sum())
             text=True,
             check=True,
         ).stdout
-        for seed, threads in (("0", "true"), ("1", "false"), ("77", "true"))
+        for seed, threads in (("0", "true"), ("77", "false"))
     ]
-    assert len(runs[0].split()) == 2
-    assert runs[0] == runs[1] == runs[2]
+    assert len(runs[0].split()) == 4
+    assert runs[0] == runs[1]
 
 
 def test_encode_text_cuts_pads_and_keeps_the_special_tokens(roberta):
