@@ -1,4 +1,4 @@
-"""What a run writes down: one CSV file a table, one frozen dataclass a row, and nothing else writes.
+"""What a run writes down: a CSV file a table, a frozen dataclass a row; nothing else writes.
 
 A row is recorded once: `append` merges new rows into the table, sorts by the table's key and
 replaces the file atomically, so that a file is always whole, an interrupted run loses no record,
@@ -135,7 +135,7 @@ def read(directory: Path | str, table: type[Row]) -> list[Row]:
 
 
 def append(directory: Path | str, rows: Iterable[Any]) -> None:
-    """Adds rows (of any tables) to their files; a row whose key is there already is kept as it was."""
+    """Adds rows (of any tables) to their files; a row whose key is there is kept as it was."""
     by_table: dict[type, list] = {}
     for row in rows:
         by_table.setdefault(type(row), []).append(row)

@@ -62,9 +62,11 @@ def number(value: float, digits: int = 3) -> str:
         return "n/a"
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
-    if value == 0 or 1e-3 <= abs(value) < 1e4:
-        text = f"{value:#.{digits}g}".rstrip(".")
-        return text.replace("-", "−")
+    if value == 0:
+        return "0"
+    if 1e-3 <= abs(value) < 1e4:
+        decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+        return f"{value:.{decimals}f}".replace("-", "−")
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
     return f"{mantissa}×10{_superscript(int(exponent))}".replace("-", "−")
 
@@ -123,7 +125,7 @@ def _load(path: Path) -> dict[str, Any]:
 _CSS = """
 :root { color-scheme: light; --ink: #1c1c1c; --soft: #5a5a5a; --line: #d9d9d9; }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2rem 1.2rem 4rem; max-width: 70rem; color: var(--ink);
+body { margin: 0 auto; padding: 2rem 1.2rem 4rem; max-width: 76rem; color: var(--ink);
   background: #fff; font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem; }
 h2 { font-size: 1.25rem; margin: 2.6rem 0 .6rem; padding-top: .5rem;
@@ -134,14 +136,16 @@ p { max-width: 46rem; }
   border-left: 4px solid var(--ink); max-width: none; }
 .caption { color: var(--soft); font-size: .85rem; margin: .4rem 0 0; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .28rem .7rem; border-bottom: 1px solid var(--line); vertical-align: top; }
+table { border-collapse: collapse; font-size: .8rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .28rem .42rem; border-bottom: 1px solid var(--line); vertical-align: top; }
 thead th { border-bottom: 1.5px solid var(--ink); text-align: right; vertical-align: bottom; }
 td { text-align: right; white-space: nowrap; }
 th:first-child { text-align: left; font-weight: 500; position: sticky; left: 0;
   background: #fff; }
-tbody th { font-weight: 400; }
-table.words td, table.words thead th { text-align: left; white-space: normal; }
+tbody th { font-weight: 400; white-space: nowrap; padding-right: 1rem; }
+table.words td, table.words thead th { text-align: left; white-space: normal;
+  padding-right: 1.2rem; }
+table.words { font-size: .85rem; }
 td.paper, th.paper { color: var(--soft); }
 td.held { background: #e3eef8; }
 td.not { background: #fbe3d2; }
@@ -158,7 +162,8 @@ pre { font-size: .78rem; line-height: 1.4; background: #f6f6f6; padding: .8rem;
   body { padding: 1rem .8rem 3rem; }
   dl { grid-template-columns: 1fr; gap: 0; }
   dd { margin-bottom: .5rem; }
-  tbody th:first-child { max-width: 9.5rem; }
+  tbody th:first-child { max-width: 9.5rem; white-space: normal; padding-right: .42rem; }
+  table.words tbody th:first-child { position: static; min-width: 9.5rem; }
 }
 @media print {
   body { max-width: none; padding: 0; font-size: 10.5pt; }
@@ -317,23 +322,29 @@ def _progress(run: _Run) -> str:
     points: dict[tuple, set] = {column: set() for column in run.columns()}
     for r in run.tables[records.Sharpness]:
         points[r.task, r.trajectory].add((r.seed, r.epoch, r.batch))
-    parts, complete = [], True
+    missing, done = [], []
     for column, seen in points.items():
+        whole = planned is None or len(seen) >= planned
         of = f" of {planned}" if planned else ""
-        complete &= planned is None or len(seen) >= planned
-        parts.append(f"{paper.column_name(column)}: {len(seen)}{of} batches measured")
+        (done if whole else missing).append(
+            f"{paper.column_name(column)}, {len(seen)}{of} batches measured"
+        )
     total = config.get("epochs")
     for task in run.convergence_tasks():
         ends: dict[str, int] = {}
-        stopped = set()
         for row in run.tables[records.Convergence]:
             if row.task == task:
-                ends[row.algorithm] = max(row.epoch, ends.get(row.algorithm, 0))
-                stopped |= {row.algorithm} if row.diverged else set()
-        done = sum(a in stopped or not total or end >= total for a, end in ends.items())
-        complete &= done == len(paper.ALGORITHMS)
-        parts.append(f"{paper.TASKS[task]}: {done} of {len(paper.ALGORITHMS)} convergence runs")
-    return ("" if complete else "incomplete. ") + "; ".join(parts)
+                end = total if total and row.diverged else row.epoch
+                ends[row.algorithm] = max(end, ends.get(row.algorithm, 0))
+        count = sum(not total or end >= total for end in ends.values())
+        (done if count == len(paper.ALGORITHMS) else missing).append(
+            f"{paper.TASKS[task]}, {count} of {len(paper.ALGORITHMS)} convergence runs"
+        )
+    if missing:
+        return f"incomplete: {'; '.join(missing)}" + f". Complete: {'; '.join(done)}" * bool(done)
+    runs = len(run.convergence_tasks()) * len(paper.ALGORITHMS)
+    batches = sum(map(len, points.values()))
+    return f"complete: {batches} measured batches and {runs} convergence runs"
 
 
 def _duration(seconds: float) -> str:
@@ -404,11 +415,15 @@ def _short_ratio_table(run: _Run, column: tuple[str, str]) -> Table:
         for epoch in epochs:
             summary = ours.get((*column, epoch, algorithm))
             printed = paper.SHARPNESS_RATIO.get((*column, epoch), {}).get(algorithm)
-            pair = [summary.mean if summary else math.nan, printed]
-            row.append(" / ".join("–" if v is None or math.isnan(v) else f"{v:.2g}" for v in pair))
+            pair = (summary.mean if summary else None, printed)
+            row.append(" / ".join(map(_short, pair)))
         rows.append(tuple(row))
     full = _ratio_table(run, column)
     return Table(full.title, ("ours / paper", *(f"epoch {e}" for e in epochs)), rows)
+
+
+def _short(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2g}".replace("e-0", "e-")
 
 
 def _float64_errors(run: _Run, column: tuple[str, str]) -> tuple[dict[str, float], str]:
@@ -535,10 +550,10 @@ def _claim_table(found: list[claims.Claim]) -> Table:
     rows = []
     for claim in found:
         state = "held" if claim.held == claim.total else "not held" if not claim.held else "in part"
-        ours = f"{claim.held} of {claim.total}" if claim.total else "–"
+        ours = f"{claim.held}\u00a0of\u00a0{claim.total}" if claim.total else "–"
         rows.append((claim.statement, state if claim.total else "no data", ours, claim.paper))
     caption = "Counted in cells: task, trajectory and epoch; for the final loss, tasks."
-    return Table("The paper’s claims", ("", "verdict", "ours", "paper"), rows, caption)
+    return Table("Held or not, and how often", ("", "verdict", "ours", "paper"), rows, caption)
 
 
 def _cell_table(found: list[claims.Claim]) -> Table:
