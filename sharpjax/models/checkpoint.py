@@ -43,7 +43,7 @@ FAMILIES = (
         T5,
         T5Config,
         "T5ForConditionalGeneration",
-        ("t5", "mt5"),
+        ("t5",),
         {},
         {"is_encoder_decoder": True},
         (
