@@ -1,0 +1,299 @@
+"""What a study is: every number that its records depend on, and the three presets."""
+
+import dataclasses
+from typing import Any, Literal
+
+from sharpjax._checks import check_in_range
+
+TASKS = ("translation", "mlm")
+TRAJECTORIES = ("sgd", "adam")
+Task = Literal["translation", "mlm"]
+Trajectory = Literal["sgd", "adam"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConfig:
+    """One task: its text, its tokenizer and its model."""
+
+    # "embedded", a parquet or JSONL file (or its folder), or a Hugging Face hub id.
+    corpus: str
+    # "trained" on the study's texts, or a local folder or hub id of a pretrained tokenizer.
+    tokenizer: str
+    # A local folder or hub id of a pretrained model; "" makes one from the five fields below.
+    checkpoint: str
+    # Tokens of a source sentence with its prompt, or of a text; longer ones are cut.
+    length: int
+    # Tokens of a target sentence; without a meaning for masked language modelling.
+    target_length: int
+    # Vocabulary of a trained tokenizer and of a model that is made.
+    vocab_size: int
+    # Width of the model; its heads have d_model/heads.
+    d_model: int
+    # Width of the feed-forward layers.
+    d_ff: int
+    # Blocks of the encoder, and of a T5's decoder.
+    layers: int
+    # Attention heads.
+    heads: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A study: both experiments on both tasks."""
+
+    # Where the other fields' defaults come from.
+    preset: Literal["demo", "small", "paper"]
+    # English to French with a T5.
+    translation: TaskConfig
+    # Masked language modelling with a RoBERTa.
+    mlm: TaskConfig
+    # Training examples: the first of the corpus.
+    examples: int
+    # Examples of a training step; it divides `examples`.
+    batch_size: int
+    # Examples that are in memory at once; it divides `batch_size` and `test_examples`.
+    micro_batch_size: int
+    # Epochs of the convergence runs, and of a trajectory (which ends at its last measurement).
+    epochs: int
+    # Epochs in which sharpness is measured, from 1.
+    measured_epochs: tuple[int, ...]
+    # Batches measured in each of them, drawn from the seed.
+    measured_batches: int
+    # Size of the fixed random subset of the training examples that the loss is measured on.
+    test_examples: int
+    # Adam steps that warm a model up on rows that the study does not use; 0 measures from scratch.
+    warmup_steps: int
+    # Rows behind the study's that the warm-up uses.
+    warmup_examples: int
+    # Examples of a warm-up step.
+    warmup_batch_size: int
+    # Adam's rate in the warm-up.
+    warmup_learning_rate: float
+    # Rate of the SGD trajectory (momentum 0.9).
+    sgd_learning_rate: float
+    # Rate of the Adam trajectory.
+    adam_learning_rate: float
+    # Fraction of the coordinates that the clipped algorithms clip.
+    clip_fraction: float
+    # Whether training steps use the model's dropout; measurements never do.
+    dropout: bool
+    # What a training step computes in; parameters and measurements are float32.
+    training_dtype: Literal["float32", "bfloat16"]
+    # How vᵀHv is computed; see sharpjax.directional_taylor.
+    method: Literal["forward", "reverse"]
+    # Directions that are measured together; None measures one after the other.
+    chunk: int | None
+    # Points of a landscape's grid.
+    landscape_points: int
+    # Search each algorithm's rate for the convergence runs, instead of taking the paper's Table 2.
+    tune: bool
+    # Steps of each run of that search.
+    tune_steps: int
+    # Steps between checkpoints.
+    checkpoint_every: int
+    # Of initialisation, data order, masks, test subset and measured batches.
+    seed: int
+    # Seeds of the sharpness experiment: seed, seed + 1, …
+    replicates: int
+
+    def __post_init__(self):
+        for name in [
+            "examples",
+            "batch_size",
+            "micro_batch_size",
+            "epochs",
+            "measured_batches",
+            "test_examples",
+            "warmup_batch_size",
+            "tune_steps",
+            "checkpoint_every",
+            "replicates",
+        ]:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("warmup_steps", "warmup_examples", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for whole, part in (
+            ("examples", "batch_size"),
+            ("batch_size", "micro_batch_size"),
+            ("test_examples", "micro_batch_size"),
+        ):
+            if getattr(self, whole) % getattr(self, part):
+                raise ValueError(
+                    f"{part} must divide {whole}, "
+                    f"got {getattr(self, part)} and {getattr(self, whole)}"
+                )
+        if self.test_examples > self.examples:
+            raise ValueError(
+                f"test_examples must be at most examples ({self.examples}), "
+                f"got {self.test_examples}"
+            )
+        if self.measured_batches > self.batches_per_epoch:
+            raise ValueError(
+                f"measured_batches must be at most the {self.batches_per_epoch} batches of an "
+                f"epoch, got {self.measured_batches}"
+            )
+        if any(not 1 <= e <= self.epochs for e in self.measured_epochs) or not self.measured_epochs:
+            raise ValueError(
+                f"measured_epochs must lie in [1, {self.epochs}], got {self.measured_epochs}"
+            )
+        if self.landscape_points < 3:
+            raise ValueError(f"landscape_points must be at least 3, got {self.landscape_points}")
+        if self.chunk is not None and self.chunk < 1:
+            raise ValueError(f"chunk must be at least 1 or None, got {self.chunk}")
+        if self.warmup_steps and self.warmup_examples < self.warmup_batch_size:
+            raise ValueError(
+                f"warmup_examples must be at least warmup_batch_size ({self.warmup_batch_size}), "
+                f"got {self.warmup_examples}"
+            )
+        check_in_range("clip_fraction", self.clip_fraction, 0.0, 1.0)
+        for name in ("warmup_learning_rate", "sgd_learning_rate", "adam_learning_rate"):
+            check_in_range(name, getattr(self, name), 0.0, float("inf"), open_high=True)
+        for task in TASKS:
+            made: TaskConfig = getattr(self, task)
+            for field in dataclasses.fields(made):
+                value = getattr(made, field.name)
+                if field.type is int and value < 1:
+                    raise ValueError(f"{task}.{field.name} must be at least 1, got {value}")
+            if made.d_model % made.heads:
+                raise ValueError(
+                    f"{task}.heads must divide d_model ({made.d_model}), got {made.heads}"
+                )
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Steps of an epoch."""
+        return self.examples // self.batch_size
+
+    @property
+    def seeds(self) -> range:
+        """The seeds of the sharpness experiment."""
+        return range(self.seed, self.seed + self.replicates)
+
+
+_TINY = TaskConfig(
+    corpus="embedded",
+    tokenizer="trained",
+    checkpoint="",
+    length=24,
+    target_length=24,
+    vocab_size=512,
+    d_model=64,
+    d_ff=128,
+    layers=1,
+    heads=4,
+)
+_SMALL = dataclasses.replace(
+    _TINY,
+    corpus="Helsinki-NLP/opus_books",
+    length=32,
+    target_length=32,
+    vocab_size=4096,
+    d_model=128,
+    d_ff=512,
+    layers=2,
+)
+_PAPER = dataclasses.replace(
+    _SMALL,
+    tokenizer="google-t5/t5-small",
+    checkpoint="google-t5/t5-small",
+    length=128,
+    target_length=128,
+    vocab_size=32128,
+    d_model=512,
+    d_ff=2048,
+    layers=6,
+    heads=8,
+)
+
+_DEMO = Config(
+    preset="demo",
+    translation=_TINY,
+    mlm=dataclasses.replace(_TINY, length=32),
+    examples=1280,
+    batch_size=128,
+    micro_batch_size=32,
+    epochs=5,
+    measured_epochs=(2, 5),
+    measured_batches=5,
+    test_examples=128,
+    warmup_steps=200,
+    warmup_examples=3840,
+    warmup_batch_size=64,
+    warmup_learning_rate=1e-3,
+    sgd_learning_rate=1e-3,
+    adam_learning_rate=1e-4,
+    clip_fraction=0.05,
+    dropout=False,
+    training_dtype="float32",
+    method="forward",
+    chunk=None,
+    landscape_points=10,
+    tune=False,
+    tune_steps=20,
+    checkpoint_every=10,
+    seed=0,
+    replicates=1,
+)
+PRESETS = {
+    "demo": _DEMO,
+    "small": dataclasses.replace(
+        _DEMO,
+        preset="small",
+        translation=_SMALL,
+        mlm=dataclasses.replace(_SMALL, corpus="stanfordnlp/imdb", length=64),
+        examples=2560,
+        batch_size=256,
+        micro_batch_size=64,
+        epochs=20,
+        measured_epochs=(2, 5, 10, 20),
+        test_examples=256,
+        warmup_steps=500,
+        warmup_examples=7680,
+        warmup_batch_size=128,
+        landscape_points=12,
+        tune=True,
+    ),
+    "paper": dataclasses.replace(
+        _DEMO,
+        preset="paper",
+        translation=_PAPER,
+        mlm=dataclasses.replace(
+            _PAPER,
+            corpus="stanfordnlp/imdb",
+            tokenizer="distilbert/distilroberta-base",
+            checkpoint="distilbert/distilroberta-base",
+            vocab_size=50265,
+            d_model=768,
+            d_ff=3072,
+            heads=12,
+        ),
+        examples=10240,
+        batch_size=1024,
+        epochs=20,
+        measured_epochs=(2, 5, 10, 20),
+        test_examples=1024,
+        warmup_steps=0,
+        warmup_examples=0,
+        landscape_points=20,
+    ),
+}
+
+
+def as_json(config: Config) -> dict[str, Any]:
+    """The configuration as JSON holds it (tuples are lists)."""
+    plain = dataclasses.asdict(config)
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
+
+
+def differences(recorded: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> list[str]:
+    """`field recorded (here asked)` for each field in which two JSON configurations differ."""
+    found = []
+    for name in sorted({*recorded, *asked}):
+        ours, theirs = asked.get(name), recorded.get(name)
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            found += differences(theirs, ours, f"{prefix}{name}.")
+        elif ours != theirs:
+            found.append(f"{prefix}{name} {theirs!r} (here {ours!r})")
+    return found

@@ -1,0 +1,189 @@
+"""A task: text, tokenizer and model made into a loss, a starting point and batches."""
+
+import dataclasses
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import tokenization
+from experiments.config import Config
+from experiments.corpora import load_corpus
+from sharpjax import models
+from sharpjax.models.losses import init_params
+
+Batches = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One task at one seed; the arrays are a function of the configuration and the seed alone."""
+
+    name: str
+    seed: int
+    config: Config
+    model: Any  # The Flax module, in the parameters' dtype.
+    loss_fn: Callable  # loss_fn(params, batch, key=None), measured in the parameters' dtype.
+    training_loss_fn: Callable  # The same in the training dtype.
+    initial_params: Any  # Before any warm-up; host arrays.
+    examples: Batches  # [examples, …]: masks are drawn already.
+    test: Batches  # [micro_batches, micro_batch, …], the fixed random subset.
+    warmup_rows: Any  # Encoded rows behind the study's, not yet masked; None without warm-up.
+    tokenizer: Any
+    about: dict[str, Any]  # For the provenance: corpus, checksum, tokenizer, model, size.
+
+    def batches(self, epoch: int) -> list[Batches]:
+        """The epoch's training batches, each [micro_batches, micro_batch, …]; epoch from 1."""
+        order = rng(self.seed, self.name, "order", epoch).permutation(self.config.examples)
+        return [
+            self._micro({k: v[rows] for k, v in self.examples.items()})
+            for rows in order.reshape(-1, self.config.batch_size)
+        ]
+
+    def measured_batches(self, epoch: int) -> list[int]:
+        """The batches of an epoch that are measured, from 1, ascending."""
+        draw = rng(self.seed, self.name, "measured", epoch)
+        count = self.config.measured_batches
+        return sorted(int(b) + 1 for b in draw.permutation(self.config.batches_per_epoch)[:count])
+
+    def warmup_batches(self, start: int) -> Iterator[Batches]:
+        """Warm-up batches from step `start` (from 0) on, with fresh masks each."""
+        config = self.config
+        for step in range(start, config.warmup_steps):
+            draw = rng(self.seed, self.name, "warmup", step)
+            rows = draw.permutation(config.warmup_examples)[: config.warmup_batch_size]
+            chosen = {k: v[rows] for k, v in self.warmup_rows.items()}
+            if self.name == "mlm":
+                chosen = tokenization.mask_tokens(
+                    **_ids(chosen), tokenizer=self.tokenizer, rng=draw
+                )
+            # One micro-batch: a warm-up batch need not be a multiple of the study's.
+            yield {k: v[None] for k, v in chosen.items()}
+
+    def _micro(self, batch: Batches) -> Batches:
+        return {k: _split(v, self.config.micro_batch_size) for k, v in batch.items()}
+
+
+def make_task(name: str, config: Config, seed: int) -> Task:
+    """Reads, encodes and masks the text, and makes or loads the model.
+
+    Raises:
+      DataError: text or tokenizer that cannot be used.
+      ValueError, OSError: a checkpoint that cannot be loaded or does not fit the tokenizer.
+    """
+    about = getattr(config, name)
+    needed = config.examples + (config.warmup_examples if config.warmup_steps else 0)
+    kind = "translation" if name == "translation" else "text"
+    corpus = load_corpus(about.corpus, kind, needed)
+    study = corpus.rows(0, config.examples)
+
+    if about.tokenizer == "trained":
+        texts = study.texts if name == "mlm" else (*study.english, *study.french)
+        style = "roberta" if name == "mlm" else "t5"
+        tokenizer = tokenization.train_tokenizer(texts, about.vocab_size, style)
+        tokenizer_name = f"trained on the study's texts, {len(tokenizer)} tokens"
+    else:
+        tokenizer = tokenization.load_tokenizer(about.tokenizer)
+        tokenizer_name = about.tokenizer
+
+    def encode(rows) -> Batches:
+        if name == "mlm":
+            return tokenization.encode_text(tokenizer, rows.texts, about.length)
+        return tokenization.encode_translation(
+            tokenizer, rows.english, rows.french, about.length, about.target_length
+        )
+
+    examples = encode(study)
+    if name == "mlm":  # Masks are drawn once, before training.
+        draw = rng(seed, name, "masks")
+        examples = tokenization.mask_tokens(**_ids(examples), tokenizer=tokenizer, rng=draw)
+    chosen = rng(seed, name, "test").permutation(config.examples)[: config.test_examples]
+    test = {k: _split(v[np.sort(chosen)], config.micro_batch_size) for k, v in examples.items()}
+    warmup_rows = (
+        encode(corpus.rows(config.examples, config.warmup_examples))
+        if config.warmup_steps
+        else None
+    )
+
+    model, params = _model(name, about, seed)
+    if len(tokenizer) > model.config.vocab_size:
+        raise ValueError(
+            f"{name}: the tokenizer has {len(tokenizer)} tokens, "
+            f"more than the model's {model.config.vocab_size}"
+        )
+    training = model.clone(dtype=jnp.dtype(config.training_dtype))
+    return Task(
+        name=name,
+        seed=seed,
+        config=config,
+        model=model,
+        loss_fn=models.make_loss(model),
+        training_loss_fn=models.make_loss(training),
+        initial_params=jax.device_get(params),
+        examples=examples,
+        test=test,
+        warmup_rows=warmup_rows,
+        tokenizer=tokenizer,
+        about={
+            "corpus": corpus.name,
+            "checksum": study.checksum,
+            "examples": config.examples,
+            "tokenizer": tokenizer_name,
+            "model": about.checkpoint or f"{type(model).__name__} made from the configuration",
+            "parameters": sum(x.size for x in jax.tree.leaves(params)),
+            "start": _start(about.checkpoint, config.warmup_steps),
+        },
+    )
+
+
+def rng(seed: int, *what: str | int) -> np.random.Generator:
+    """An independent stream for each purpose at each seed."""
+    return np.random.default_rng([seed, *(zlib.crc32(str(part).encode()) for part in what)])
+
+
+def _model(name, about, seed) -> tuple[Any, Any]:
+    if about.checkpoint:
+        return models.load_pretrained(about.checkpoint)
+    if name == "translation":
+        model = models.T5(
+            models.T5Config(
+                vocab_size=about.vocab_size,
+                d_model=about.d_model,
+                d_kv=about.d_model // about.heads,
+                d_ff=about.d_ff,
+                num_layers=about.layers,
+                num_heads=about.heads,
+            )
+        )
+    else:
+        model = models.RobertaForMaskedLM(
+            models.RobertaConfig(
+                vocab_size=about.vocab_size,
+                hidden_size=about.d_model,
+                num_hidden_layers=about.layers,
+                num_attention_heads=about.heads,
+                intermediate_size=about.d_ff,
+                max_position_embeddings=about.length + 2,
+            )
+        )
+    key = jax.random.key(int(rng(seed, name, "initial").integers(2**31)))
+    return model, init_params(model, key)
+
+
+def _start(checkpoint: str, warmup_steps: int) -> str:
+    origin = f"pretrained: {checkpoint}" if checkpoint else "from scratch"
+    if not warmup_steps:
+        return origin
+    warmed = f"warmed up for {warmup_steps} steps"
+    return f"{origin}, {warmed}" if checkpoint else warmed
+
+
+def _ids(encoded: Batches) -> dict[str, np.ndarray]:
+    return {"ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
+
+
+def _split(x: np.ndarray, micro_batch: int) -> np.ndarray:
+    return x.reshape(-1, micro_batch, *x.shape[1:])
