@@ -29,6 +29,7 @@ class Detail:
     held: bool
     ours: dict[str, float]  # Algorithm -> number.
     paper: dict[str, float]  # The same from the paper; empty where it prints none.
+    broken: tuple[tuple[str, str], ...]  # Pairs of which the first is claimed below, and is not.
     note: str  # What a reader of the numbers has to know; mostly empty.
 
 
@@ -279,12 +280,14 @@ def _evaluate(claim: _Ordering, cells: dict[tuple, dict[str, Summary]]) -> Claim
             continue
         ours = {algorithm: summaries[algorithm].mean for algorithm in compared}
         printed = paper.SHARPNESS_RATIO.get(cell, {}) if claim.quantity == "ratio" else {}
+        broken = tuple((a, b) for a in claim.low for b in claim.high if not ours[a] < ours[b])
         details.append(
             Detail(
                 cell=dict(zip(("task", "trajectory", "epoch"), cell, strict=False)),
-                held=all(ours[a] < ours[b] for a in claim.low for b in claim.high),
+                held=not broken,
                 ours=ours,
                 paper={a: printed[a] for a in compared if a in printed},
+                broken=broken,
                 note=_note(claim.quantity, {a: summaries[a] for a in compared}),
             )
         )

@@ -146,9 +146,12 @@ tbody th { font-weight: 400; white-space: nowrap; padding-right: 1rem; }
 table.words td, table.words thead th { text-align: left; white-space: normal;
   padding-right: 1.2rem; }
 table.words { font-size: .85rem; }
+table.words tbody th { white-space: normal; min-width: 14rem; }
+table.words td.held, table.words td.not, table.words td.part { white-space: nowrap; }
 td.paper, th.paper { color: var(--soft); }
 td.held { background: #e3eef8; }
 td.not { background: #fbe3d2; }
+td.part { background: #f6f0cf; }
 figure { margin: 1.4rem 0 2rem; }
 figure img { display: block; width: 100%; min-width: 40rem; height: auto; }
 figure h3 { margin: 0 0 .4rem; }
@@ -203,10 +206,11 @@ def _sections(run: _Run, found: list[claims.Claim], drawn: list[figures.Drawn]) 
     yield _facts(run)
     yield "<h2>The paper’s claims</h2>"
     yield _table(_claim_table(found), words=True)
+    remarks = _remark_table(found)
+    yield _table(remarks, words=True) if remarks.rows or remarks.caption else ""
     if run.columns():
-        cells, remarks = _cell_table(found), _remark_table(found)
+        cells = _cell_table(found)
         yield _table(cells, words=True) if cells.rows else ""
-        yield _table(remarks, words=True) if remarks.rows else ""
         yield "<h2>Directional sharpness</h2>"
         yield from (_table(_ratio_table(run, column)) for column in run.columns())
         yield from pictures("sharpness")
@@ -232,12 +236,17 @@ def _sections(run: _Run, found: list[claims.Claim], drawn: list[figures.Drawn]) 
         yield f"<pre>{html.escape(text)}</pre>"
 
 
+_VERDICTS = {"held": ("✓ ", "held"), "not held": ("✗ ", "not"), "in part": ("◐ ", "part")}
+
+
 def _table(table: Table, words: bool = False) -> str:
     papers = {i for i, name in enumerate(table.header) if name.startswith("paper")}
 
     def cell(tag: str, i: int, text: str) -> str:
-        kind = {"held": "held", "not held": "not"}.get(text, "paper" if i in papers else "")
-        mark = {"held": "✓ ", "not held": "✗ "}.get(text, "")
+        kind = {"held": "held", "not held": "not", "in part": "part"}.get(
+            text, "paper" if i in papers else ""
+        )
+        mark = {"held": "✓ ", "not held": "✗ ", "in part": "◐ "}.get(text, "")
         attribute = f' class="{kind}"' if kind else ""
         attribute += (' scope="row"' if i == 0 else "") if tag == "td" else ' scope="col"'
         tag = "th" if i == 0 else tag
@@ -576,31 +585,27 @@ def _cell_table(found: list[claims.Claim]) -> Table:
 
 
 def _remark_table(found: list[claims.Claim]) -> Table:
-    rows = []
+    """Every comparison that failed, with its numbers; below, what to know of those that did not."""
+    rows, notes = [], {}
     for claim in found:
         for detail in claim.details:
-            if detail.held and not detail.note:
-                continue
             cell = detail.cell
             where = paper.TASKS.get(cell["task"], cell["task"])
             if "epoch" in cell:
                 column = (cell["task"], cell["trajectory"])
                 where = f"{paper.column_name(column)}, epoch {cell['epoch']}"
-            rows.append(
-                (
-                    f"{claim.statement} — {where}",
-                    "held" if detail.held else "not held",
-                    _numbers(detail.ours),
-                    _numbers(detail.paper) or "–",
-                    detail.note or "–",
-                )
-            )
-    header = ("", "verdict", "ours", "paper", "note")
-    return Table("Where a claim did not hold, or holds with a remark", header, rows)
+            for note in filter(None, detail.note.split("; ")):
+                notes[f"{where}: {note}."] = None
+            for low, high in detail.broken:
+                pair = f"{_named(detail.ours, low)} is not below {_named(detail.ours, high)}"
+                papers = [_named(detail.paper, a) for a in (low, high) if a in detail.paper]
+                rows.append((claim.statement, where, pair, " < ".join(papers) or "–"))
+    header = ("", "where", f"{len(rows)} comparisons", "paper")
+    return Table("What did not hold", header, rows, " ".join(notes))
 
 
-def _numbers(values: dict[str, float]) -> str:
-    return "; ".join(f"{paper.ALGORITHMS[a]} {number(v)}" for a, v in values.items())
+def _named(values: dict[str, float], algorithm: str) -> str:
+    return f"{paper.ALGORITHMS[algorithm]} {number(values[algorithm])}"
 
 
 def _percent(share: float) -> str:
@@ -614,6 +619,6 @@ def _verdict(found: list[claims.Claim]) -> str:
     share = f" ({100 * held / total:.0f} %)" if held < total else ""
     cells = max(claim.total for claim in found if claim.is_ordering)
     return (
-        f"{held} of {total} orderings of sharpness held{share}: seven in each of {cells} measured "
-        f"cell{'s' * (cells > 1)}. In the paper all 112 hold, in 16 cells."
+        f"{held} of {total} orderings of sharpness held{share}, with seven tested in each of "
+        f"{cells} measured cell{'s' * (cells > 1)}. In the paper all 112 hold, in 16 cells."
     )
