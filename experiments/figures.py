@@ -127,7 +127,8 @@ def draw_all(directory: Path | str) -> list[Drawn]:
         save(
             f"convergence_{task}",
             f"Training loss of the seven algorithms: {paper.TASKS[task]} (Figure 4)",
-            "Mean training loss of each epoch, mean over seeds. A cross: the run diverged there.",
+            "Mean training loss of each epoch, mean over seeds. A cross: the run diverged there, "
+            "on the upper edge if its loss had left the picture.",
             lambda rows=rows: convergence_figure(rows),
         )
     return drawn
@@ -254,7 +255,8 @@ def histogram_figure(rows: list[records.Histogram]) -> Figure:
                 width,
                 align="edge",
                 color=COLOURS["sgd"],
-                alpha=0.8,
+                edgecolor=COLOURS["sgd"],
+                linewidth=0.4,
             )
         least = sum(r.count for r in momentum if not math.isfinite(r.lower))
         if least:
@@ -284,19 +286,28 @@ def convergence_figure(rows: list[records.Convergence]) -> Figure:
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.add_subplot()
     by_epoch = claims.group([r for r in rows if not r.diverged], ("algorithm", "epoch"), "loss")
-    ends = []
-    for algorithm in paper.ALGORITHMS:
-        curve = sorted(
+    curves = {
+        algorithm: sorted(
             (epoch, s.mean)
             for (a, epoch), s in by_epoch.items()
             if a == algorithm and math.isfinite(s.mean)
         )
-        if not curve:
-            continue
-        axes.plot(*zip(*curve, strict=True), marker="o", ms=2.5, **_line(algorithm))
-        if any(r.diverged for r in rows if r.algorithm == algorithm):
-            axes.plot(*curve[-1], "x", ms=9, mew=2, color=_colour(algorithm))
-        ends.append((curve[-1][1], algorithm))
+        for algorithm in paper.ALGORITHMS
+    }
+    # A run that explodes before it diverges would flatten all the others: it leaves at the top.
+    top = 1.05 * max((curve[0][1] for curve in curves.values() if curve), default=1.0)
+    ends = []
+    for algorithm, curve in curves.items():
+        lost = [r.epoch for r in rows if r.algorithm == algorithm and r.diverged]
+        if curve:
+            axes.plot(*zip(*curve, strict=True), marker="o", ms=2.5, **_line(algorithm))
+        if lost:
+            epoch, loss = curve[-1] if curve else (min(lost), math.inf)
+            axes.plot(epoch, min(loss, 0.99 * top), "x", ms=9, mew=2, color=_colour(algorithm))
+        if curve or lost:
+            ends.append((curve[-1][1] if curve else math.inf, algorithm))
+    if any(loss > top for curve in curves.values() for _, loss in curve):
+        axes.set_ylim(top=top)
     axes.set_xlabel("epoch")
     axes.set_ylabel("training loss")
     axes.xaxis.get_major_locator().set_params(integer=True)

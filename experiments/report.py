@@ -154,6 +154,7 @@ td.not { background: #fbe3d2; }
 td.part { background: #f6f0cf; }
 figure { margin: 1.4rem 0 2rem; }
 figure img { display: block; width: 100%; min-width: 40rem; height: auto; }
+figure img.small { max-width: 48rem; min-width: 34rem; }
 figure h3 { margin: 0 0 .4rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.2rem; font-size: .9rem;
   margin: 1rem 0; }
@@ -175,7 +176,7 @@ pre { font-size: .78rem; line-height: 1.4; background: #f6f6f6; padding: .8rem;
   table { font-size: 7.5pt; }
   th, td { padding: .15rem .35rem; }
   td.held, td.not, .verdict { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-  figure, tr { break-inside: avoid; }
+  figure, tr, table:not(.words) { break-inside: avoid; }
   h2, h3 { break-after: avoid; }
 }
 """
@@ -268,9 +269,10 @@ def _table(table: Table, words: bool = False) -> str:
 
 def _figure(drawn: figures.Drawn) -> str:
     data = base64.b64encode(drawn.svg.read_bytes()).decode("ascii")
+    small = ' class="small"' if drawn.name.startswith("convergence") else ""
     title, caption = html.escape(drawn.title), html.escape(drawn.caption)
     return (
-        f'<figure><h3>{title}</h3><div class="scroll"><img alt="{title}. {caption}" '
+        f'<figure><h3>{title}</h3><div class="scroll"><img{small} alt="{title}. {caption}" '
         f'src="data:image/svg+xml;base64,{data}"></div>'
         f'<figcaption class="caption">{caption}</figcaption></figure>'
     )

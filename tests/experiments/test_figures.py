@@ -62,6 +62,23 @@ def test_diverged_run_ends_in_a_cross(rows):
     assert [line.get_marker() for line in axes.lines] == ["o", "x"]
 
 
+def test_explosion_does_not_flatten_the_others(rows):
+    losses = of(rows, records.Convergence)
+    exploded = [
+        dataclasses.replace(r, loss=1e6 if r.step < 20 else math.inf, diverged=r.step == 20)
+        for r in losses
+        if r.algorithm == "adam" and 10 < r.step <= 20
+    ]
+    others = [r for r in losses if r.algorithm != "adam" or r.step <= 10]
+    lost = dataclasses.replace(losses[0], algorithm="sgd", loss=math.nan, diverged=True)
+    axes = figures.convergence_figure([*others, *exploded]).axes[0]
+    assert axes.get_ylim()[1] < 10
+    (cross,) = [line for line in axes.lines if line.get_marker() == "x"]
+    assert cross.get_ydata()[0] < axes.get_ylim()[1]
+    axes = figures.convergence_figure([lost]).axes[0]  # At once.
+    assert [line.get_marker() for line in axes.lines] == ["x"]
+
+
 def test_landscape_marks_both_minima(rows):
     landscape = [r for r in of(rows, records.Landscape) if r.algorithm == "sgd"]
     point = next(r for r in of(rows, records.Sharpness) if r.algorithm == "sgd")
