@@ -97,18 +97,9 @@ class Config:
     replicates: int
 
     def __post_init__(self):
-        for name in [
-            "examples",
-            "batch_size",
-            "micro_batch_size",
-            "epochs",
-            "measured_batches",
-            "test_examples",
-            "warmup_batch_size",
-            "tune_steps",
-            "checkpoint_every",
-            "replicates",
-        ]:
+        counts = "examples batch_size micro_batch_size epochs measured_batches test_examples"
+        counts += " warmup_batch_size tune_steps checkpoint_every replicates"
+        for name in counts.split():
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("warmup_steps", "warmup_examples", "seed"):

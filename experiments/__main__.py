@@ -1,0 +1,180 @@
+"""The command line: `python -m experiments reproduce|sharpness|convergence|report --help`."""
+
+import contextlib
+import functools
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import tyro
+from rich.console import Console
+
+from experiments import report
+from experiments.config import PRESETS, Config, Task, Trajectory
+from experiments.study import Study
+from experiments.watch import Interrupted, Watch
+
+# The study's fields, without a prefix on the command line.
+Fields = Annotated[Config, tyro.conf.arg(name="")]
+Command = Callable[[Watch], None]
+
+
+def reproduce(config: Fields, out: Path) -> Command:
+    """Both experiments on both tasks, then the report.
+
+    Args:
+      config: The study.
+      out: Where records, checkpoints and the report go; the same command continues what is there.
+    """
+    return _study(config, out, lambda study: study.reproduce())
+
+
+def sharpness(config: Fields, out: Path, task: Task, trajectory: Trajectory) -> Command:
+    """Experiment 1 on one task and trajectory: one column of Tables 3 to 6, then the report.
+
+    Args:
+      config: The study.
+      out: Where records, checkpoints and the report go; the same command continues what is there.
+      task: What the model learns.
+      trajectory: The optimizer whose trajectory is followed.
+    """
+
+    def stages(study: Study) -> None:
+        for seed in config.seeds:
+            study.sharpness(task, trajectory, seed)
+
+    return _study(config, out, stages)
+
+
+def convergence(config: Fields, out: Path, task: Task) -> Command:
+    """Experiment 2 on one task: one panel of Figure 4, then the report; `--tune` tunes the rates.
+
+    Args:
+      config: The study.
+      out: Where records, checkpoints and the report go; the same command continues what is there.
+      task: What the model learns.
+    """
+    return _study(config, out, lambda study: study.convergence(task))
+
+
+def make_report(directory: tyro.conf.Positional[Path]) -> Command:
+    """Tables, figures, claims and report.html from a run's records, finished or not.
+
+    Args:
+      directory: The directory of the run.
+    """
+    return lambda watch: _report(directory, watch)
+
+
+COMMANDS = {
+    "reproduce": reproduce,
+    "sharpness": sharpness,
+    "convergence": convergence,
+    "report": make_report,
+}
+
+
+def _study(config: Config, out: Path, stages: Callable[[Study], None]) -> Command:
+    def run(watch: Watch) -> None:
+        with Study(out, config, watch).open() as study:
+            stages(study)
+        _report(out, watch)
+
+    return run
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; 0 is success, 2 a bad value, 1 a failure, 130 an interruption."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        command = _parse(arguments)
+    except ValueError as error:
+        return _fail(error, 2)
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", Path.home() / ".cache" / "sharpjax")
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    watch = Watch()
+    try:
+        with watch.listening():
+            command(watch)
+    except Interrupted as stop:
+        print(f"{stop}; the same command continues.", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print("stopped at once; the same command continues.", file=sys.stderr)
+        return 130
+    except ValueError as error:
+        return _fail(error, 2)
+    except OSError as error:
+        return _fail(error, 1)
+    return 0
+
+
+def _parse(arguments: list[str]) -> Command:
+    """The command with its configuration; SystemExit 0 after `--help`, ValueError if it is bad."""
+    preset = _option(arguments, "--preset") or "demo"
+    if preset not in PRESETS:
+        raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    name = next((a for a in arguments if not a.startswith("-")), None)
+    if name not in COMMANDS and not {"-h", "--help"} & set(arguments):
+        raise ValueError(f"the command must be one of {', '.join(COMMANDS)}, got {name!r}")
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.extras.subcommand_cli_from_dict(
+                {
+                    name: command
+                    if command is make_report
+                    else functools.partial(command, config=PRESETS[preset])
+                    for name, command in COMMANDS.items()
+                },
+                prog="python -m experiments",
+                description="The study of “Toward Understanding Why Adam Converges Faster Than "
+                "SGD for Transformers”, on Flax T5 and RoBERTa.",
+                args=arguments,
+            )
+    except SystemExit as exit:
+        if not exit.code:
+            raise
+        raise ValueError(_one_line(said.getvalue())) from None
+
+
+def _option(arguments: list[str], name: str) -> str | None:
+    for i, argument in enumerate(arguments):
+        if argument == name and i + 1 < len(arguments):
+            return arguments[i + 1]
+        if argument.startswith(f"{name}="):
+            return argument.partition("=")[2]
+    return None
+
+
+def _one_line(box: str) -> str:
+    """The first message of tyro's framed error."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    lines = [line.strip("│ \t") for line in text.splitlines() if line.startswith("│")]
+    message = []
+    for line in lines:
+        if set(line) <= {"─"}:
+            break
+        message.append(line)
+    return " ".join(message) or " ".join(text.split())
+
+
+def _report(directory: Path, watch: Watch) -> None:
+    path = report.write_report(directory)
+    report.print_tables(directory, Console())
+    watch.say(f"report: {path}")
+
+
+def _fail(error: Exception, code: int) -> int:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""Experiment 2: the seven algorithms from one initial point (Figure 4), at given or tuned rates."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optax
+
+import sharpjax
+from experiments import paper, records, trajectory
+from experiments.config import Config
+from experiments.sharpness import dropout_key, epochs
+from experiments.tasks import Task
+from experiments.watch import Watch
+
+RELATIVE = "relative"  # Adafactor's own step: no rate to choose.
+GRID = 10**0.5  # Ratio of neighbouring rates of the search.
+MAX_TRIALS = 12  # Of one algorithm's search.
+
+
+def optimizer(algorithm: str, rate: str, clip_fraction: float) -> optax.GradientTransformation:
+    """One of the paper's seven by name, at a rate as the records write it."""
+    name, clipped, _ = algorithm.partition("_clip")
+    factory = getattr(sharpjax, name)
+    return factory(
+        None if rate == RELATIVE else float(rate), clip=clip_fraction if clipped else 0.0
+    )
+
+
+def run(directory: Path, config: Config, task: Task, start: Any, watch: Watch) -> None:
+    """Trains each algorithm from `start` on the same batches and records every step's loss.
+
+    A run whose loss is no longer finite is recorded as diverged and ends; the others go on.
+    """
+    rates = tune(directory, config, task, start, watch) if config.tune else table_2(task.name)
+    for algorithm, rate in rates.items():
+        _converge(directory, config, task, start, algorithm, rate, watch)
+
+
+def table_2(task: str) -> dict[str, str]:
+    """The paper's rates, in the records' notation."""
+    rates = paper.LEARNING_RATES[task]
+    return {k: r if r == RELATIVE else repr(float(r)) for k, r in rates.items()}
+
+
+def tune(directory: Path, config: Config, task: Task, start: Any, watch: Watch) -> dict[str, str]:
+    """Each algorithm's rate of least training loss over a short horizon, on a log grid.
+
+    From the paper's rate outwards in half decades, in the direction that improves, until it no
+    longer does. The search of an algorithm is recorded when it is complete.
+    """
+    chosen = {}
+    for algorithm, rate in table_2(task.name).items():
+        rows = [
+            row
+            for row in records.read(directory, records.Tuning)
+            if (row.task, row.seed, row.algorithm) == (task.name, task.seed, algorithm)
+        ]
+        if not rows and rate == RELATIVE:
+            rows = [_tuning_row(config, task, algorithm, rate, float("nan"), True)]
+        elif not rows:
+            rows = _search(config, task, start, algorithm, float(rate), watch)
+        records.append(directory, rows)
+        chosen[algorithm] = next(row.learning_rate for row in rows if row.chosen)
+    return chosen
+
+
+def _search(config, task, start, algorithm, base, watch) -> list[records.Tuning]:
+    trials: dict[int, float] = {}  # Grid index -> loss.
+
+    def loss_at(i: int) -> float:
+        if i not in trials:
+            rate = _grid_rate(base, i)
+            losses: list[float] = []
+
+            def observe(step: trajectory.Step) -> bool:
+                losses.append(step.loss)
+                return not math.isfinite(step.loss)
+
+            trajectory.train(
+                f"{task.name}, tuning {algorithm} at {rate}",
+                directory=None,
+                params=start,
+                transformation=optimizer(algorithm, rate, config.clip_fraction),
+                loss_fn=task.training_loss_fn,
+                batches=lambda done: epochs(task, done),
+                steps=config.tune_steps,
+                watch=watch,
+                observe=observe,
+                dropout_key=dropout_key(config, task),
+            )
+            tail = losses[-max(1, config.tune_steps // 5) :]
+            trials[i] = float(np.mean(tail)) if math.isfinite(losses[-1]) else float("inf")
+        return trials[i]
+
+    direction = 1 if loss_at(1) < loss_at(0) else -1
+    best = max(direction, 0)
+    while len(trials) < MAX_TRIALS and loss_at(best + direction) < loss_at(best):
+        best += direction
+    return [
+        _tuning_row(config, task, algorithm, _grid_rate(base, i), loss, i == best)
+        for i, loss in trials.items()
+    ]
+
+
+def _grid_rate(base: float, i: int) -> str:
+    return repr(float(f"{base * GRID**i:.3g}"))
+
+
+def _tuning_row(config, task, algorithm, rate, loss, chosen) -> records.Tuning:
+    return records.Tuning(
+        task=task.name,
+        seed=task.seed,
+        algorithm=algorithm,
+        learning_rate=rate,
+        steps=config.tune_steps,
+        loss=loss,
+        diverged=math.isinf(loss),
+        chosen=chosen,
+    )
+
+
+def _converge(directory, config, task, start, algorithm, rate, watch) -> None:
+    steps = config.epochs * config.batches_per_epoch
+    own = [
+        row
+        for row in records.read(directory, records.Convergence)
+        if (row.task, row.seed, row.algorithm) == (task.name, task.seed, algorithm)
+    ]
+    if own and (own[-1].step == steps or own[-1].diverged):
+        return
+    pending: list[records.Convergence] = []
+
+    def observe(step: trajectory.Step) -> bool:
+        diverged = not math.isfinite(step.loss)
+        pending.append(
+            records.Convergence(
+                task=task.name,
+                seed=task.seed,
+                algorithm=algorithm,
+                learning_rate=rate,
+                step=step.number,
+                epoch=(step.number - 1) // config.batches_per_epoch + 1,
+                loss=step.loss,
+                diverged=diverged,
+            )
+        )
+        return diverged
+
+    def flush() -> None:
+        records.append(directory, pending)
+        pending.clear()
+
+    trajectory.train(
+        f"{task.name}, {algorithm} at {rate}",
+        directory=directory / "checkpoints" / f"convergence-{task.name}-{algorithm}-{task.seed}",
+        params=start,
+        transformation=optimizer(algorithm, rate, config.clip_fraction),
+        loss_fn=task.training_loss_fn,
+        batches=lambda done: epochs(task, done),
+        steps=steps,
+        watch=watch,
+        observe=observe,
+        flush=flush,
+        checkpoint_every=config.checkpoint_every,
+        dropout_key=dropout_key(config, task),
+    )

@@ -1,0 +1,170 @@
+"""A study in its directory: one configuration, its provenance, warm starts, and its stages."""
+
+import contextlib
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import optax
+
+import sharpjax
+from experiments import config as configuration
+from experiments import convergence, records, sharpness, trajectory
+from experiments.config import Config
+from experiments.tasks import Task, make_task
+from experiments.watch import Watch
+
+PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy", "transformers", "tokenizers")
+
+
+class RefusedError(ValueError):
+    """The directory cannot take this run; one line says why."""
+
+
+class Study:
+    """Runs stages of one configuration in one directory; each stage continues where it ended."""
+
+    def __init__(self, directory: Path, config: Config, watch: Watch):
+        self.directory, self.config, self.watch = directory, config, watch
+        self._tasks: dict[tuple[str, int], Task] = {}
+        self._provenance: dict[str, Any] = {}
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator["Study"]:
+        """Claims the directory for this configuration and for this process.
+
+        Raises:
+          RefusedError: another configuration made it, or another process is writing to it.
+          OSError: it cannot be written to.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with (self.directory / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RefusedError(f"{self.directory} is in use by another run") from None
+            self._claim()
+            yield self
+
+    def _claim(self) -> None:
+        path = self.directory / "config.json"
+        asked = configuration.as_json(self.config)
+        if path.exists():
+            differing = configuration.differences(json.loads(path.read_text()), asked)
+            if differing:
+                raise RefusedError(
+                    f"{self.directory} was made with another configuration: {', '.join(differing)}"
+                )
+        elif any(self.directory.glob("*.csv")):
+            raise RefusedError(f"{self.directory} holds records of a run without its config.json")
+        else:
+            records.write_json(path, asked)
+        path = self.directory / "provenance.json"
+        self._provenance = json.loads(path.read_text()) if path.exists() else {}
+        self._provenance |= {
+            "sharpjax": sharpjax.__version__,
+            "commit": _commit(),
+            "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+            "python": platform.python_version(),
+            "device": _device(),
+            "precision": f"measured in float32 at matmul precision highest, "
+            f"trained in {self.config.training_dtype}",
+            "seed": self.config.seed,
+        }
+        self._provenance.setdefault("tasks", {})
+        self._provenance.setdefault("wall_seconds", {})
+        self._write_provenance()
+
+    def _write_provenance(self) -> None:
+        records.write_json(self.directory / "provenance.json", self._provenance)
+
+    @contextlib.contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        """Adds the stage's wall time to the provenance, also when it is interrupted."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = self._provenance["wall_seconds"]
+            seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - started, 1)
+            self._write_provenance()
+
+    def task(self, name: str, seed: int) -> Task:
+        """The task at a seed; made once a process."""
+        if (name, seed) not in self._tasks:
+            with self._timed(f"text and model, {name}"):
+                self._tasks[name, seed] = make_task(name, self.config, seed)
+            self._provenance["tasks"].setdefault(name, {}).update(self._tasks[name, seed].about)
+            self._write_provenance()
+        return self._tasks[name, seed]
+
+    def start(self, task: Task) -> Any:
+        """Where every run of a task and seed starts: the model warmed up, once for all of them."""
+        if not self.config.warmup_steps:
+            return task.initial_params
+        with self._timed(f"warm-up, {task.name}"):
+            return trajectory.train(
+                f"{task.name}, warm-up, seed {task.seed}",
+                directory=self.directory / "checkpoints" / f"warmup-{task.name}-{task.seed}",
+                params=task.initial_params,
+                transformation=optax.adam(self.config.warmup_learning_rate),
+                loss_fn=task.training_loss_fn,
+                batches=task.warmup_batches,
+                steps=self.config.warmup_steps,
+                watch=self.watch,
+                # A warm-up step is short: checkpoints of it are rarer.
+                checkpoint_every=10 * self.config.checkpoint_every,
+                dropout_key=sharpness.dropout_key(self.config, task),
+            )
+
+    def sharpness(self, name: str, along: str, seed: int) -> None:
+        """One column of Tables 3 to 6 at one seed."""
+        task = self.task(name, seed)
+        start = self.start(task)
+        with self._timed(f"sharpness, {name}, {along} trajectory"):
+            sharpness.run(self.directory, self.config, task, along, start, self.watch)
+
+    def convergence(self, name: str) -> None:
+        """One panel of Figure 4."""
+        task = self.task(name, self.config.seed)
+        start = self.start(task)
+        with self._timed(f"convergence, {name}"):
+            convergence.run(self.directory, self.config, task, start, self.watch)
+
+    def reproduce(self) -> None:
+        """Both experiments on both tasks; further seeds of the first come last."""
+        for seed in self.config.seeds:
+            for name in configuration.TASKS:
+                for along in configuration.TRAJECTORIES:
+                    self.sharpness(name, along, seed)
+            if seed == self.config.seed:
+                for name in configuration.TASKS:
+                    self.convergence(name)
+
+
+def _commit() -> str:
+    """The checkout's commit, marked if it has changes; "unknown" outside one."""
+    run = lambda *words: subprocess.run(  # noqa: E731
+        ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    try:
+        changed = run("status", "--porcelain", "--untracked-files=no")
+        return run("rev-parse", "HEAD") + (" with changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _device() -> str:
+    devices = jax.devices()
+    kind = devices[0].device_kind
+    if devices[0].platform == "cpu":
+        kind = f"{platform.machine()} CPU, {os.cpu_count()} cores"
+    return kind if len(devices) == 1 else f"{len(devices)} × {kind}"

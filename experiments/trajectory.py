@@ -1,0 +1,133 @@
+"""The training loop: jitted steps, checkpoints, resuming to the bit."""
+
+import contextlib
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+import orbax.checkpoint as ocp
+
+from experiments.watch import Interrupted, Watch
+
+logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every save.
+
+
+class Step(NamedTuple):
+    """One training step, seen before its update is applied."""
+
+    number: int  # From 1.
+    loss: float  # Training loss of the batch at `params`.
+    params: Any
+    grads: Any
+    updates: Any  # What the transformation returned.
+
+
+def train(
+    name: str,
+    *,
+    directory: Path | None,
+    params: Any,
+    transformation: optax.GradientTransformation,
+    loss_fn: Callable,
+    batches: Callable[[int], Iterator[Any]],
+    steps: int,
+    watch: Watch,
+    select: Callable[[Any], Any] = lambda updates: updates,
+    observe: Callable[[Step], bool | None] = lambda step: None,
+    flush: Callable[[], None] = lambda: None,
+    checkpoint_every: int = 1,
+    dropout_key: jax.Array | None = None,
+) -> Any:
+    """Trains to step `steps` from the last checkpoint, or from `params`, and returns parameters.
+
+    Args:
+      name: What the progress calls it.
+      directory: Of its checkpoints; None keeps none.
+      params: The starting point; host or device arrays.
+      transformation: Any optax transformation; its updates may be a dict of many (pseudo-updates).
+      loss_fn: `loss_fn(params, micro_batch, key)`.
+      batches: `batches(start)` yields the batches of steps start + 1, start + 2, …, each a pytree
+        of leaves [micro_batches, micro_batch, …].
+      steps: The last step.
+      watch: Told of every step, and asked whether to stop.
+      select: Picks, of what the transformation returns, the update that is applied.
+      observe: Called at every step before the update; a true answer ends the training there.
+      flush: Called before a checkpoint is made: all that was observed must be recorded by then.
+      checkpoint_every: Steps between checkpoints; one is made at the end too.
+      dropout_key: Folded with the step; None trains without dropout.
+
+    Raises:
+      Interrupted: it was asked to stop; a checkpoint of the last whole step has been made.
+    """
+    update = jax.jit(transformation.update, donate_argnums=1)
+    apply = jax.jit(lambda p, u: optax.apply_updates(p, select(u)), donate_argnums=0)
+    # A copy: the first step's parameters are donated, and the caller's must live.
+    params = jax.tree.map(lambda x: jnp.array(x, copy=True), params)
+    state = jax.jit(transformation.init)(params)
+    with _checkpoints(directory) as manager:
+        start = manager.latest_step() or 0 if manager else 0
+        if start:
+            like = jax.tree.map(ocp.utils.to_shape_dtype_struct, {"params": params, "state": state})
+            restored = manager.restore(start, args=ocp.args.StandardRestore(like))
+            params, state = restored["params"], restored["state"]
+        if start >= steps:
+            return params
+
+        def save(number):
+            flush()
+            if manager and number > (manager.latest_step() or 0):
+                tree = {"params": params, "state": state}
+                manager.save(number, args=ocp.args.StandardSave(tree))
+
+        number = start
+        with watch.stage(name, steps, start) as stage:
+            for number, batch in zip(range(start + 1, steps + 1), batches(start), strict=False):
+                key = None if dropout_key is None else jax.random.fold_in(dropout_key, number)
+                loss, grads = gradient(loss_fn, params, batch, key)
+                updates, state = update(grads, state, params)
+                loss = float(loss)
+                if observe(Step(number, loss, params, grads, updates)):
+                    break
+                del grads
+                params = apply(params, updates)
+                stage.step(number, loss)
+                if watch.stopping:
+                    save(number)
+                    raise Interrupted(f"{name} stopped after step {number} of {steps}")
+                if number % checkpoint_every == 0:
+                    save(number)
+        save(number)
+    return params
+
+
+@functools.partial(jax.jit, static_argnames="loss_fn")
+def gradient(loss_fn: Callable, params: Any, batch: Any, key: Any) -> tuple[jax.Array, Any]:
+    """Mean loss and gradient over micro-batches, in one micro-batch's memory."""
+    count = jax.tree.leaves(batch)[0].shape[0]
+    value_and_grad = jax.value_and_grad(loss_fn)
+    if count == 1:
+        return value_and_grad(params, jax.tree.map(lambda x: x[0], batch), key)
+
+    def add(total, numbered):
+        i, micro_batch = numbered
+        own = None if key is None else jax.random.fold_in(key, i)
+        return jax.tree.map(jnp.add, total, value_and_grad(params, micro_batch, own)), None
+
+    zero = (jnp.zeros(()), optax.tree.zeros_like(params))
+    total, _ = jax.lax.scan(add, zero, (jnp.arange(count), batch))
+    return jax.tree.map(lambda x: x / count, total)
+
+
+@contextlib.contextmanager
+def _checkpoints(directory: Path | None):
+    if directory is None:
+        yield None
+        return
+    options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
+    with ocp.CheckpointManager(directory.absolute(), options=options) as manager:
+        yield manager
