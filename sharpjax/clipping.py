@@ -162,9 +162,11 @@ def _keys(x: jax.Array, dtype: Any) -> jax.Array:
 def _saturate(x: jax.Array, threshold: jax.Array, dtype: Any) -> jax.Array:
     """sgn(x)·min(|x|, τ) by bits, so that no backend flushes a denormal; NaN stays."""
     uint = _UINT[x.dtype.itemsize]
-    tau = lax.bitcast_convert_type(threshold, dtype).astype(x.dtype)
-    rounded_up = _keys(tau, dtype) > threshold
-    limit = lax.bitcast_convert_type(tau, uint) - rounded_up.astype(uint)
+    limit = threshold
+    if x.dtype != dtype:
+        tau = lax.bitcast_convert_type(threshold, dtype).astype(x.dtype)
+        rounded_up = _keys(tau, dtype) > threshold
+        limit = lax.bitcast_convert_type(tau, uint) - rounded_up.astype(uint)
     sign = lax.bitcast_convert_type(x, uint) & uint(jnp.iinfo(uint).max // 2 + 1)
     over = (_keys(x, dtype) > threshold) & ~jnp.isnan(x)
     return jnp.where(over, lax.bitcast_convert_type(sign | limit, x.dtype), x)
@@ -197,70 +199,73 @@ def _search(groups: Sequence[Sequence[jax.Array]], ranks: Wide, dtype: Any) -> j
     rank (fewer passes, but dependent on the distribution): a pass is bound by memory.
     """
     uint = _UINT[dtype.itemsize]
-    groups = [[lax.stop_gradient(x) for x in group if x.size] for group in groups]
+    leaves = [lax.stop_gradient(x) for group in groups for x in group if x.size]
+    group_of = np.array([i for i, group in enumerate(groups) for x in group if x.size])
     last = 8 * dtype.itemsize - 2
 
     def fix_two_bits(i, prefix):
         # Tied to the carry, or XLA hoists the keys out of the loop and stores them: a copy.
-        leaves, prefix = lax.optimization_barrier((groups, prefix))
+        xs, prefix = lax.optimization_barrier((leaves, prefix))
         shift = (last - 2 * i).astype(uint)
         pivots = prefix[:, None] + (jnp.arange(1, 4, dtype=uint)[None, :] << shift)
-        counts = _count([[_keys(x, dtype) for x in group] for group in leaves], pivots)
-        digits = jnp.sum(_greater(counts, (ranks[0][:, None], ranks[1][:, None])), 1, dtype=uint)
-        return prefix + (digits << shift)
+        by_leaf = _limbs(_count([_keys(x, dtype) for x in xs], pivots[group_of]))
+        by_group = jnp.zeros((3, *pivots.shape), jnp.uint32).at[:, group_of].add(by_leaf)
+        above = _greater(_join(by_group), (ranks[0][:, None], ranks[1][:, None]))
+        return prefix + (jnp.sum(above, axis=1, dtype=uint) << shift)
 
-    return lax.fori_loop(0, last // 2 + 1, fix_two_bits, jnp.zeros(len(groups), uint))
+    # Zeros that vary over the mesh axes that leaves vary over, as `shard_map` wants of a carry.
+    start = sum(lax.full_like(x, 0, uint, (len(groups),)) for x in leaves)
+    return lax.fori_loop(0, last // 2 + 1, fix_two_bits, start)
 
 
 # Counting -----------------------------------------------------------------------------------------
 
 
-def _count_here(groups: list[list[jax.Array]], pivots: jax.Array) -> Wide:
-    """How many keys of each group reach each of its pivots: two [groups, 3] from [groups, 3]."""
-    rows = []
-    for group, row in zip(groups, pivots, strict=True):
-        total = jnp.zeros(3, jnp.uint32), jnp.zeros(3, jnp.uint32)
-        for block in (block for x in group for block in _blocks(x, _BLOCK)):
-            # One reduction of three operands: XLA:CPU splits single sums into trees that store
-            # what they sum, which is ten times slower.
-            counts = lax.reduce(
-                tuple((block >= pivot).astype(jnp.uint32) for pivot in row),
-                (jnp.uint32(0),) * 3,
-                lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)),
-                tuple(range(block.ndim)),
-            )
-            total = _add(total, (jnp.zeros(3, jnp.uint32), jnp.stack(counts)))
-        rows.append(total)
-    return jnp.stack([high for high, _ in rows]), jnp.stack([low for _, low in rows])
+def _count_here(leaves: list[jax.Array], pivots: jax.Array) -> Wide:
+    """How many keys of each leaf reach each of its pivots: [leaves, 3] from [leaves, 3]."""
+    counts = [_count_leaf(x, row, 2**31) for x, row in zip(leaves, pivots, strict=True)]
+    return jnp.stack([high for high, _ in counts]), jnp.stack([low for _, low in counts])
+
+
+def _count_leaf(x: jax.Array, pivots: jax.Array, limit: int) -> Wide:
+    if x.size > limit:  # More than a word counts: halve. A slice fuses, so nothing is copied.
+        axis = max(range(x.ndim), key=lambda i: x.shape[i])
+        parts = jnp.array_split(x, 2, axis)
+        return _add(*(_count_leaf(part, pivots, limit) for part in parts))
+    # One reduction of three operands: XLA:CPU splits single sums into trees that store what they
+    # sum, which is ten times slower.
+    low = lax.reduce(
+        tuple((x >= pivot).astype(jnp.uint32) for pivot in pivots),
+        (jnp.uint32(0),) * 3,
+        lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)),
+        tuple(range(x.ndim)),
+    )
+    return jnp.zeros(3, jnp.uint32), jnp.stack(low)
 
 
 def _partition_count(mesh: Any, args: Any, _: Any) -> Any:
-    """Each device counts what it holds; leaves that are split alike share one sum."""
-    shardings = jax.tree.map(lambda arg: arg.sharding, args[0])
-    replicated = NamedSharding(mesh, PartitionSpec())
+    """Each device counts what it holds; leaves that are split alike share one all-reduce."""
+    shardings = [leaf.sharding for leaf in args[0]]
+    alike = {}
+    for i, sharding in enumerate(shardings):
+        parts = (part if isinstance(part, tuple) else (part,) for part in sharding.spec if part)
+        alike.setdefault(frozenset(axis for part in parts for axis in part), []).append(i)
 
-    def count(groups, pivots):
-        total = jnp.zeros(pivots.shape, jnp.uint32), jnp.zeros(pivots.shape, jnp.uint32)
-        for axes in dict.fromkeys(_split_axes(s) for s in jax.tree.leaves(shardings)):
-            part = [
-                [x for x, s in zip(group, specs, strict=True) if _split_axes(s) == axes]
-                for group, specs in zip(groups, shardings, strict=True)
-            ]
-            here = _count_here(part, pivots)
-            total = _add(total, _join(lax.psum(_limbs(here), axes)) if axes else here)
-        return total
+    def count(leaves, pivots):
+        limbs = _limbs(_count_here(leaves, pivots))
+        for axes, which in alike.items():
+            if axes:
+                which = np.array(which)
+                limbs = limbs.at[:, which].set(lax.psum(limbs[:, which], tuple(sorted(axes))))
+        return _join(limbs)
 
-    return mesh, count, (replicated, replicated), (shardings, replicated)
-
-
-def _split_axes(sharding: NamedSharding) -> tuple[str, ...]:
-    axes = (axis if isinstance(axis, tuple) else (axis,) for axis in sharding.spec if axis)
-    return tuple(sorted(name for names in axes for name in names))
+    whole = NamedSharding(mesh, PartitionSpec())
+    return mesh, count, (whole, whole), (shardings, whole)
 
 
-def _sharding_rule(_: Any, args: Any, __: Any) -> str:
+def _sharding_rule(_: Any, operands: Any, __: Any) -> str:
     """Einsum-like: every dimension of every leaf may be split; pivots and counts are whole."""
-    ranks = [len(leaf.shape) for leaf in jax.tree.leaves(args)[:-1]]
+    ranks = [len(leaf.shape) for leaf in operands[:-1]]
     leaves = [" ".join(f"d{i}_{j}" for j in range(rank)) for i, rank in enumerate(ranks)]
     return ", ".join([*leaves, "g p"]) + " -> g p, g p"
 
@@ -274,25 +279,15 @@ _count_sharded.def_partition(
 
 
 @jax.custom_batching.custom_vmap
-def _count(groups: list[list[jax.Array]], pivots: jax.Array) -> Wide:
-    # Left to itself, XLA gathers every device's three counts for every leaf.
-    return _count_sharded(groups, pivots)
+def _count(leaves: list[jax.Array], pivots: jax.Array) -> Wide:
+    # Partitioned by our rule: XLA's own would all-gather each leaf's counts.
+    return _count_sharded(leaves, pivots)
 
 
 @_count.def_vmap
-def _count_batched(_: int, batched: Any, groups: Any, pivots: Any) -> Any:
+def _count_batched(_: int, batched: Any, leaves: Any, pivots: Any) -> Any:
     axes = jax.tree.map(lambda b: 0 if b else None, batched)
-    return jax.vmap(_count_here, in_axes=tuple(axes))(groups, pivots), (True, True)
-
-
-def _blocks(x: jax.Array, limit: int) -> list[jax.Array]:
-    """Slices of at most `limit` elements: no copies, since slices fuse into what reads them."""
-    if x.size <= limit:
-        return [x]
-    axis = max(range(x.ndim), key=lambda i: x.shape[i])
-    half = x.shape[axis] // 2
-    parts = lax.slice_in_dim(x, 0, half, axis=axis), lax.slice_in_dim(x, half, None, axis=axis)
-    return [block for part in parts for block in _blocks(part, limit)]
+    return jax.vmap(_count_here, in_axes=tuple(axes))(leaves, pivots), (True, True)
 
 
 # Unsigned 64-bit integers as two words, since users run without 64-bit types ----------------------
