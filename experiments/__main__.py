@@ -16,7 +16,8 @@ from rich.console import Console
 
 from experiments import report
 from experiments.config import PRESETS, Config, Task, Trajectory
-from experiments.study import Study
+from experiments.corpora import DataError
+from experiments.study import RefusedError, Study
 from experiments.watch import Interrupted, Watch
 
 # The study's fields, without a prefix on the command line.
@@ -108,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped at once; the same command continues.", file=sys.stderr)
         return 130
-    except ValueError as error:
+    except (DataError, RefusedError) as error:
         return _fail(error, 2)
     except OSError as error:
         return _fail(error, 1)
@@ -166,7 +167,10 @@ def _one_line(box: str) -> str:
 
 
 def _report(directory: Path, watch: Watch) -> None:
-    path = report.write_report(directory)
+    try:
+        path = report.write_report(directory)
+    except ValueError as error:  # Nothing to report, or records that are not ours.
+        raise RefusedError(str(error)) from error
     report.print_tables(directory, Console())
     watch.say(f"report: {path}")
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments import tokenization
 from experiments.config import Config
-from experiments.corpora import load_corpus
+from experiments.corpora import DataError, load_corpus
 from sharpjax import models
 from sharpjax.models.losses import init_params
 
@@ -71,8 +71,8 @@ def make_task(name: str, config: Config, seed: int) -> Task:
     """Reads, encodes and masks the text, and makes or loads the model.
 
     Raises:
-      DataError: text or tokenizer that cannot be used.
-      ValueError, OSError: a checkpoint that cannot be loaded or does not fit the tokenizer.
+      DataError: text, tokenizer or checkpoint that cannot be used, or do not fit each other.
+      OSError: a checkpoint that cannot be read.
     """
     about = getattr(config, name)
     needed = config.examples + (config.warmup_examples if config.warmup_steps else 0)
@@ -110,7 +110,7 @@ def make_task(name: str, config: Config, seed: int) -> Task:
 
     model, params = _model(name, about, seed)
     if len(tokenizer) > model.config.vocab_size:
-        raise ValueError(
+        raise DataError(
             f"{name}: the tokenizer has {len(tokenizer)} tokens, "
             f"more than the model's {model.config.vocab_size}"
         )
@@ -146,7 +146,10 @@ def rng(seed: int, *what: str | int) -> np.random.Generator:
 
 def _model(name, about, seed) -> tuple[Any, Any]:
     if about.checkpoint:
-        return models.load_pretrained(about.checkpoint)
+        try:
+            return models.load_pretrained(about.checkpoint)
+        except ValueError as error:
+            raise DataError(f"{name}: {error}") from error
     if name == "translation":
         model = models.T5(
             models.T5Config(

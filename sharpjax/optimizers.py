@@ -206,7 +206,7 @@ def scale_by_clipped_adam(
 
 
 class FactoredRmsState(NamedTuple):
-    """Row sums R and column sums C of matrices, V̂ itself of vectors; the others are empty."""
+    """Row sums R and column sums C of matrices, V̂ itself of vectors; in place of others, one 0."""
 
     count: jax.Array
     rows: optax.Params
@@ -240,11 +240,11 @@ def scale_by_clipped_factored_rms(
     def init(params):
         return FactoredRmsState(
             count=jnp.zeros([], jnp.int32),
-            rows=jax.tree.map(statistic(lambda s: s[:-1] if len(s) > 1 else (0,)), params),
+            rows=jax.tree.map(statistic(lambda s: s[:-1] if len(s) > 1 else (1,)), params),
             columns=jax.tree.map(
-                statistic(lambda s: (*s[:-2], s[-1]) if len(s) > 1 else (0,)), params
+                statistic(lambda s: (*s[:-2], s[-1]) if len(s) > 1 else (1,)), params
             ),
-            full=jax.tree.map(statistic(lambda s: (0,) if len(s) > 1 else s), params),
+            full=jax.tree.map(statistic(lambda s: (1,) if len(s) > 1 else s), params),
         )
 
     def update(updates, state, params=None):
