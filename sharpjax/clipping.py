@@ -2,11 +2,13 @@ r"""Coordinate-wise clipping at an exact order statistic of the gradient's magni
 
 The magnitudes of floats order like their bit patterns, so the threshold is found by fixing its
 bits from the top, two a pass: a pass counts how many magnitudes reach each of three pivots. It is
-one reduction that fuses, needs no memory, and over sharded arrays ends in one all-reduce of nine
-integers. Float32 takes 16 passes whatever the distribution; 16-bit floats 8, float64 32.
+one reduction that fuses and needs no memory, and over sharded arrays it ends in one all-reduce of
+nine integers a leaf (one for each way that leaves are split). Float32 takes 16 passes whatever the
+distribution, 16-bit floats 8, float64 32.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -23,9 +25,6 @@ Scope = Literal["global", "tensor"]
 Wide = tuple[jax.Array, jax.Array]  # An unsigned 64-bit integer: high and low uint32 words.
 
 _UINT = {2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}
-_BLOCK = (
-    2**24
-)  # Elements one reduction reads: bounds a uint32 count; XLA:CPU runs blocks in parallel.
 
 
 def coord_clip(fraction: Any, *, scope: Scope = "global") -> optax.GradientTransformation:
@@ -192,6 +191,7 @@ def _threshold_keys(groups: Sequence[Sequence[jax.Array]], fraction: Any) -> lis
     return keys
 
 
+@partial(jax.jit, static_argnames="dtype")  # So that calls outside of jit compile once.
 def _search(groups: Sequence[Sequence[jax.Array]], ranks: Wide, dtype: Any) -> jax.Array:
     """Largest key per group that more than `rank` keys reach, two bits a pass from the top.
 
@@ -336,6 +336,7 @@ def _min(a: Wide, b: Wide) -> Wide:
     return jnp.where(swap, b[0], a[0]), jnp.where(swap, b[1], a[1])
 
 
+@partial(jax.jit, static_argnames="n")
 def _rank_float32(n: int, fraction: jax.Array) -> Wide:
     """min(⌈n·f⌉, ⌊n·(f + half an ulp)⌋) for f in [0, 1), exactly; n for f ≥ 1; 0 for NaN.
 
