@@ -1,5 +1,6 @@
 """Coordinate clipping against a sort by NumPy, and what must hold of it whatever the input."""
 
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import optax
 import pytest
 from absl.testing import parameterized
 
+from benchmarks.__main__ import main
 from sharpjax import clipping
 from sharpjax.clipping import clip_top_fraction, coord_clip, top_fraction_threshold
 
@@ -382,3 +384,21 @@ def test_sharded_arrays_are_counted_where_they_are():
     done = subprocess.run(run, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip() == "passed"
+
+
+# The benchmark ------------------------------------------------------------------------------------
+
+
+def test_benchmark_smoke(tmp_path, capsys):
+    out = tmp_path / "new" / "threshold.json"
+    assert main(["threshold", "--quick", "--repeats", "1", "--out", str(out)]) == 0
+    record = json.loads(out.read_text())
+    assert {row["name"] for row in record["rows"]} >= {"sharpjax", "torch.sort", "numpy.partition"}
+    assert record["environment"]["versions"]["jax"] == jax.__version__
+    assert "torch.kthvalue" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], []])
+def test_benchmark_unknown(arguments, capsys):
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.count("\n") == 1

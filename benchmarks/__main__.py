@@ -1,0 +1,22 @@
+"""`python -m benchmarks NAME …` runs one benchmark; each has `--help`."""
+
+import importlib
+import sys
+
+NAMES = ("threshold", "directions", "train", "study")
+
+
+def main(arguments: list[str]) -> int:
+    if arguments[:1] in (["-h"], ["--help"]):
+        print(f"usage: python -m benchmarks {{{','.join(NAMES)}}} [--help] …")
+        return 0
+    if not arguments or arguments[0] not in NAMES:
+        given = repr(arguments[0]) if arguments else "nothing"
+        print(f"benchmark must be one of {', '.join(NAMES)}, got {given}", file=sys.stderr)
+        return 2
+    # Imported on demand: each benchmark needs other peers installed.
+    return importlib.import_module(f"benchmarks.{arguments[0]}").main(arguments[1:]) or 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,95 @@
+"""What the benchmarks share: interleaved timing, peak memory, and rows as a table and as JSON."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import jax
+
+
+def interleaved_seconds(
+    runs: Mapping[str, Callable[[], Any]], *, repeats: int, warmups: int = 1
+) -> dict[str, list[float]]:
+    """Seconds per run of each callable, taking turns so that a busy machine slows all alike.
+
+    A result that is a JAX array is waited for. The first `warmups` rounds, which compile, do not
+    count.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for round_number in range(warmups + repeats):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            jax.block_until_ready(run())
+            if round_number >= warmups:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def compare(seconds: Mapping[str, Sequence[float]], reference: str) -> list[dict[str, Any]]:
+    """A row per callable: median and least seconds, and the median ratio to the reference.
+
+    Ratios are taken within each round, where both met the same machine.
+    """
+    return [
+        {
+            "name": name,
+            "seconds": median(values),
+            "least": min(values),
+            "times_reference": median(
+                value / base for value, base in zip(values, seconds[reference], strict=True)
+            ),
+        }
+        for name, values in seconds.items()
+    ]
+
+
+def peak_mebibytes(code: str) -> float:
+    """Peak resident memory of a fresh process that runs `code`, on Unix."""
+    report = "\nimport resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    run = [sys.executable, "-c", code + report]
+    done = subprocess.run(run, capture_output=True, text=True, check=True)
+    unit = 1 if sys.platform == "darwin" else 1024  # Bytes there, KiB on Linux.
+    return int(done.stdout.split()[-1]) * unit / 2**20
+
+
+def environment(packages: Sequence[str] = ("jax", "jaxlib", "optax", "numpy")) -> dict[str, Any]:
+    """What a figure depends on besides the code: the device and the versions."""
+    return {
+        "device": str(jax.devices()[0].device_kind),
+        "devices": jax.device_count(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def write_json(path: str | Path, benchmark: str, rows: Sequence[Mapping[str, Any]], **more: Any):
+    """Write rows with their environment; `more` is added at the top level."""
+    record = {"benchmark": benchmark, "environment": environment(), **more, "rows": list(rows)}
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(json.dumps(record, indent=2) + "\n")
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
+    """Print rows, which share their keys, in aligned columns."""
+    if not rows:
+        return
+
+    def text(value: Any) -> str:
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+    header = list(rows[0])
+    cells = [header, *([text(row[key]) for key in header] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    print(f"\n{title}" if title else "")
+    for line in cells:
+        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
