@@ -6,18 +6,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 
 def check_in_range(name: str, value: Any, low: float, high: float, *, open_high: bool = False):
     """Raises unless `value` is a number of [low, high] ([low, high) with `open_high`).
 
-    Values that are traced cannot be looked at and schedules have no single value: both pass.
+    Booleans and arrays with axes are no numbers, NumPy's and JAX's included. Values that are traced
+    cannot be looked at and schedules have no single value: both pass.
     """
-    if isinstance(value, jax.core.Tracer) or callable(value):
+    if isinstance(value, Tracer) or callable(value):
         return
     shape = "[{}, {}{}".format(low, high, ")" if open_high else "]")
     is_number = isinstance(value, int | float | np.number | np.ndarray | jax.Array)
-    if isinstance(value, bool) or not is_number or np.ndim(value) != 0:
+    is_boolean = isinstance(value, bool) or getattr(value, "dtype", None) == np.bool_
+    if is_boolean or not is_number or np.ndim(value) != 0:
         raise TypeError(f"{name} must be a number in {shape}, got {value!r}")
     value = float(value)
     if not (low <= value < high if open_high else low <= value <= high):
