@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from experiments import embedded
+from experiments import lexicon
 from experiments.embedded import pairs, paragraphs
 
 SAMPLE = 10_240
@@ -45,13 +45,13 @@ PERSONS = {
 def _tables():
     nouns, adjectives, before, forms, aspired = {}, {}, set(), {}, {"huit", "onze"}
     for table in ("PEOPLE", "ANIMALS", "THINGS", "FOODS", "PLACES"):
-        for noun in embedded._nouns(getattr(embedded, table), "x"):
+        for noun in getattr(lexicon, table):
             for number, form in zip("sp", noun.fr, strict=True):
                 nouns.setdefault(form.strip("*"), set()).add((noun.gender, number))
                 aspired |= {form.strip("*")} if form[0] == "*" else set()
     nouns |= {word: {(gender, "s")} for word, gender in TIMES.items()}
     for table in ("BEFORE", "AFTER"):
-        for adjective in embedded._adjectives(getattr(embedded, table)):
+        for adjective in getattr(lexicon, table):
             words = [(form, gender, number) for gender in "mf"
                      for number, form in zip("sp", adjective.fr[gender], strict=True)]  # fmt: skip
             for form, gender, number in [*words, (adjective.liaison, "m", "s")]:
@@ -59,13 +59,13 @@ def _tables():
                 aspired |= {form.strip("*")} if form[0] == "*" else set()
                 before |= {form.strip("*")} if table == "BEFORE" else set()
     verbs = [
-        v for table in ("_TRANSITIVE", "_DATIVE", "_INTRANSITIVE") for v in getattr(embedded, table)
+        v for table in ("TRANSITIVE", "DATIVE", "INTRANSITIVE") for v in getattr(lexicon, table)
     ]
     for person in range(6):
         present = {verb.present[person].strip("*") for verb in verbs}
         aspired |= {form for form in present if form.startswith("ha")}
         present |= {forms[person] for forms in (ETRE, AVOIR)}
-        present |= {modal.split(",")[person] for modal in embedded.MODALS.values()}
+        present |= {modal.split(",")[person] for modal in lexicon.MODALS.values()}
         forms[person] = present
     aspired |= {"haïr", "haï", "haïssais", "haïssait", "haïssions", "haïssiez", "haïssaient"}
     return nouns, adjectives, before, forms, aspired
@@ -219,10 +219,10 @@ def test_french_negation_has_both_parts_and_de_for_the_indefinite_object(sample)
 
 def test_english_articles_numbers_and_verbs(sample):
     nouns = [noun.en for table in ("PEOPLE", "ANIMALS", "THINGS", "FOODS", "PLACES")
-             for noun in embedded._nouns(getattr(embedded, table), "x")]  # fmt: skip
+             for noun in getattr(lexicon, table)]  # fmt: skip
     singular, plural = ({pair[i] for pair in nouns} for i in (0, 1))
     verbs = [
-        v for table in ("_TRANSITIVE", "_DATIVE", "_INTRANSITIVE") for v in getattr(embedded, table)
+        v for table in ("TRANSITIVE", "DATIVE", "INTRANSITIVE") for v in getattr(lexicon, table)
     ]
     bases, thirds, _ = ({form.split("_")[0] for form in forms} for forms in
                         zip(*(verb.en for verb in verbs), strict=True))  # fmt: skip
@@ -263,7 +263,7 @@ def test_english_articles_numbers_and_verbs(sample):
 
 
 def test_inflections_by_hand():
-    adjectives = {a.en: a for a in (*embedded._BEFORE, *embedded._AFTER)}
+    adjectives = {a.en: a for a in (*lexicon.BEFORE, *lexicon.AFTER)}
     gold = {
         "old": ("vieux", "vieux", "vieille", "vieilles", "vieil"),
         "beautiful": ("beau", "beaux", "belle", "belles", "bel"),
@@ -283,8 +283,8 @@ def test_inflections_by_hand():
     for english, forms in gold.items():
         adjective = adjectives[english]
         assert (*adjective.fr["m"], *adjective.fr["f"], adjective.liaison) == forms
-    nouns = {noun.en[0]: noun for noun in (*embedded._PEOPLE, *embedded._ANIMALS, *embedded._THINGS,
-             *embedded._FOODS, *embedded._PLACES)}  # fmt: skip
+    nouns = {noun.en[0]: noun for noun in (*lexicon.PEOPLE, *lexicon.ANIMALS, *lexicon.THINGS,
+             *lexicon.FOODS, *lexicon.PLACES)}  # fmt: skip
     for english, plurals in {
         "child": ("children", "enfants"), "horse": ("horses", "chevaux"), "son": ("sons", "fils"),
         "bird": ("birds", "oiseaux"), "city": ("cities", "villes"), "key": ("keys", "clefs"),
@@ -292,17 +292,17 @@ def test_inflections_by_hand():
         "watch": ("watches", "montres"), "newspaper": ("newspapers", "journaux"),
     }.items():  # fmt: skip
         assert (nouns[english].en[1], nouns[english].fr[1]) == plurals
-    verbs = {v.en[0]: v for table in ("_TRANSITIVE", "_INTRANSITIVE", "_DATIVE")
-             for v in getattr(embedded, table)}  # fmt: skip
+    verbs = {v.en[0]: v for table in ("TRANSITIVE", "INTRANSITIVE", "DATIVE")
+             for v in getattr(lexicon, table)}  # fmt: skip
     eat, finish, sell = verbs["eat"], verbs["finish"], verbs["sell"]
     assert eat.present == ("mange", "manges", "mange", "mangeons", "mangez", "mangent")
     assert finish.present == ("finis", "finis", "finit", "finissons", "finissez", "finissent")
     assert sell.present == ("vends", "vends", "vend", "vendons", "vendez", "vendent")
     assert [verb.participle for verb in (eat, finish, sell)] == ["mangé", "fini", "vendu"]
-    imperfect = [embedded._imperfect(eat.present[3], person) for person in range(6)]
+    imperfect = [lexicon.imperfect(eat.present[3], person) for person in range(6)]
     assert imperfect == ["mangeais", "mangeais", "mangeait", "mangions", "mangiez", "mangeaient"]
-    assert embedded._imperfect(verbs["move"].present[3], 2) == "déplaçait"
-    assert embedded._imperfect(verbs["move"].present[3], 3) == "déplacions"
+    assert lexicon.imperfect(verbs["move"].present[3], 2) == "déplaçait"
+    assert lexicon.imperfect(verbs["move"].present[3], 3) == "déplacions"
     assert verbs["study"].en == ("study", "studies", "studied")
     assert verbs["look_for"].en == ("look_for", "looks_for", "looked_for")
 
