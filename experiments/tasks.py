@@ -148,7 +148,7 @@ def _model(name, about, seed) -> tuple[Any, Any]:
     if about.checkpoint:
         try:
             return models.load_pretrained(about.checkpoint)
-        except ValueError as error:
+        except (ValueError, FileNotFoundError) as error:
             raise DataError(f"{name}: {error}") from error
     if name == "translation":
         model = models.T5(

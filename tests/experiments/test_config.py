@@ -1,0 +1,66 @@
+import dataclasses
+import json
+
+import pytest
+
+from experiments import config
+from tests.experiments import tiny
+
+
+@pytest.mark.parametrize("preset", config.PRESETS)
+def test_presets_are_the_papers_shape(preset):
+    c = config.PRESETS[preset]
+    assert c.preset == preset and c.batches_per_epoch == 10 and c.measured_batches == 5
+    assert (c.sgd_learning_rate, c.adam_learning_rate, c.clip_fraction) == (1e-3, 1e-4, 0.05)
+    assert c.test_examples == c.batch_size
+
+
+def test_the_papers_preset_has_its_numbers():
+    c = config.PRESETS["paper"]
+    assert (c.examples, c.batch_size, c.epochs, c.test_examples) == (10240, 1024, 20, 1024)
+    assert c.measured_epochs == (2, 5, 10, 20) and c.warmup_steps == 0
+    assert c.translation.checkpoint.endswith("t5-small")
+    assert c.mlm.checkpoint.endswith("distilroberta-base")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("examples", 0, "examples must be at least 1, got 0"),
+        ("batch_size", 24, "batch_size must divide examples, got 24 and 64"),
+        ("micro_batch_size", 3, "micro_batch_size must divide batch_size, got 3 and 16"),
+        ("test_examples", 72, "test_examples must be at most examples .64., got 72"),
+        ("measured_batches", 5, "measured_batches must be at most the 4 batches"),
+        ("measured_epochs", (1, 3), r"measured_epochs must lie in \[1, 2\], got \(1, 3\)"),
+        ("measured_epochs", (), "measured_epochs must lie in"),
+        ("landscape_points", 2, "landscape_points must be at least 3, got 2"),
+        ("chunk", 0, "chunk must be at least 1 or None, got 0"),
+        ("warmup_steps", -1, "warmup_steps must not be negative, got -1"),
+        ("warmup_examples", 4, "warmup_examples must be at least warmup_batch_size .8., got 4"),
+        ("clip_fraction", 1.5, r"clip_fraction must be in \[0.0, 1.0\], got 1.5"),
+        ("sgd_learning_rate", -1.0, "sgd_learning_rate must be in .* got -1.0"),
+        ("seed", -1, "seed must not be negative, got -1"),
+    ],
+)
+def test_bad_values_are_named(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        tiny.config(**{field: value})
+
+
+def test_a_tasks_bad_values_are_named():
+    base = tiny.config()
+    with pytest.raises(ValueError, match=r"mlm.layers must be at least 1, got 0"):
+        dataclasses.replace(base, mlm=dataclasses.replace(base.mlm, layers=0))
+    with pytest.raises(ValueError, match=r"translation.heads must divide d_model \(16\), got 3"):
+        dataclasses.replace(base, translation=dataclasses.replace(base.translation, heads=3))
+
+
+def test_differences_name_the_fields_of_both():
+    first = config.as_json(tiny.config())
+    assert config.differences(json.loads(json.dumps(first)), first) == []
+    other = tiny.config(seed=3)
+    other = dataclasses.replace(other, mlm=dataclasses.replace(other.mlm, length=20))
+    assert config.differences(first, config.as_json(other)) == [
+        "mlm.length 16 (here 20)",
+        "seed 0 (here 3)",
+    ]

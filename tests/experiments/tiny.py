@@ -1,0 +1,50 @@
+"""A study of a few seconds: the demo preset, shrunk; as a configuration and as a command line."""
+
+import dataclasses
+
+from experiments.config import PRESETS
+
+OVERRIDES = {
+    "examples": 64,
+    "batch_size": 16,
+    "micro_batch_size": 8,
+    "epochs": 2,
+    "measured_epochs": (1, 2),
+    "measured_batches": 2,
+    "test_examples": 16,
+    "warmup_steps": 6,
+    "warmup_examples": 32,
+    "warmup_batch_size": 8,
+    "landscape_points": 4,
+    "checkpoint_every": 2,
+    "tune_steps": 3,
+}
+MODEL = {
+    "length": 16,
+    "target_length": 12,
+    "vocab_size": 320,
+    "d_model": 16,
+    "d_ff": 16,
+    "heads": 2,
+}
+
+
+def config(preset="demo", **overrides):
+    base = PRESETS[preset]
+    tasks = {
+        name: dataclasses.replace(getattr(base, name), corpus="embedded", **MODEL, layers=1)
+        for name in ("translation", "mlm")
+    }
+    return dataclasses.replace(base, **tasks, **{**OVERRIDES, **overrides})
+
+
+def arguments(**overrides):
+    """The same as command-line options."""
+    words = []
+    for name, value in {**OVERRIDES, **overrides}.items():
+        values = value if isinstance(value, tuple) else (value,)
+        words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    for task in ("translation", "mlm"):
+        for name, value in MODEL.items():
+            words += [f"--{task}.{name.replace('_', '-')}", str(value)]
+    return words
