@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
+from scipy.interpolate import PchipInterpolator
 
 from experiments import claims, paper, records
 
@@ -105,9 +107,10 @@ def draw_all(directory: Path | str) -> list[Drawn]:
                 f"landscape_{column[0]}_{column[1]}_epoch{epoch:02d}",
                 f"Loss along each direction: {paper.column_name(column)}, epoch {epoch}, "
                 f"batch {rows[0].batch}" + (f" (Figure {number})" if number else ""),
-                "Test loss at a distance along each algorithm’s unit direction. Filled: the "
-                "lowest loss found; hollow: where the quadratic model (slope, sharpness) has its "
-                "minimum, on the lower edge if that lies below.",
+                "Test loss at a distance along each algorithm’s unit direction; lines join the "
+                "measured losses by monotone cubics. Filled: the lowest loss found; hollow: where "
+                "the quadratic model (slope, sharpness) has its minimum, a triangle on the lower "
+                "edge if that lies below.",
                 lambda rows=rows, points=points: landscape_figure(rows, points),
             )
     for column in paper.columns(histogram):
@@ -203,29 +206,34 @@ def landscape_figure(rows: list[records.Landscape], points: dict[str, records.Sh
         if not shown:
             axes.set_axis_off()
             continue
+        minima = {
+            a: (p.newton_step, p.loss - p.predicted_decrease)
+            for a, p in points.items()
+            if a in shown and math.isfinite(p.newton_step) and p.newton_step > 0
+        }
         lowest = min(loss for curve in shown.values() for _, loss in curve)
         depth = (start - lowest) or 1e-3
-        bottom, top = lowest - 0.18 * depth, start + 0.25 * depth
+        deepest = min([lowest, *(loss for _, loss in minima.values())])
+        bottom = max(deepest, lowest - 0.6 * depth) - 0.1 * depth
+        top = start + 0.25 * depth
+        steps = _steps(shown, [step for step, _ in minima.values()], logarithmic)
         axes.axhline(start, color="#999999", linewidth=0.8, zorder=1)
         for algorithm, curve in shown.items():
-            seen = [(s, y) for s, y in curve if s > 0] if logarithmic else curve
-            if not seen:
-                continue
-            axes.plot(*zip(*seen, strict=True), **_line(algorithm))
+            if len(curve) > 1:
+                seen = steps[steps <= curve[-1][0]]
+                loss = PchipInterpolator(*zip(*curve, strict=True))(seen)
+                axes.plot(seen, loss, **_line(algorithm))
             step, loss = min(curve, key=lambda at: at[1])
             if step > 0 or not logarithmic:
                 axes.plot(step, loss, "o", ms=5, color=_colour(algorithm), zorder=4)
-            if algorithm in points and math.isfinite(points[algorithm].newton_step):
-                point = points[algorithm]
-                model = point.loss - point.predicted_decrease
-                marker = "D" if model > bottom else "v"
-                at = max(model, bottom + 0.02 * (top - bottom))
-                if point.newton_step > 0:
-                    axes.plot(point.newton_step, at, **_hollow(algorithm, marker), zorder=5)
+        for algorithm, (step, loss) in minima.items():
+            marker = "D" if loss > bottom else "v"
+            at = max(loss, bottom + 0.02 * (top - bottom))
+            axes.plot(step, at, **_hollow(algorithm, marker), zorder=5)
         axes.set_ylim(bottom, top)
         if logarithmic:
             axes.set_xscale("log")
-        _limit_steps(axes, shown, logarithmic)
+        axes.set_xlim(steps[0], steps[-1])
         axes.set_title(title)
         axes.set_xlabel("step along the unit direction")
         if place == 1:
@@ -258,17 +266,16 @@ def histogram_figure(rows: list[records.Histogram]) -> Figure:
                 edgecolor=COLOURS["sgd"],
                 linewidth=0.4,
             )
-        least = sum(r.count for r in momentum if not math.isfinite(r.lower))
+        least = [r for r in momentum if not math.isfinite(r.lower)]
         if least:
-            text = f"{100 * least / total:.3g} % zero or\nbelow the axis"
+            share = 100 * sum(r.count for r in least) / total
+            text = f"{share:.3g} % zero or\nbelow $10^{{{max(r.upper for r in least):g}}}$"
             axes.text(0.03, 0.95, text, transform=axes.transAxes, va="top", fontsize=9)
     if gradient:
-        axes.plot(*_outline(gradient), color="#333333", linewidth=1.1, label="|gradient|")
-        axes.legend(loc="upper right")
-    _powers(axes, "|momentum| of SGD", "coordinates")
-    axes.set_title("SGD’s momentum")
+        axes.plot(*_outline(gradient), color="#333333", linewidth=1.1)
+    _powers(axes, "magnitude", "coordinates")
+    axes.set_title("SGD’s momentum (bars) and the gradient (line)")
     axes = figure.add_subplot(1, 2, 2)
-    updates = [a for a in paper.ALGORITHMS if any(r.quantity == "update" for r in rows)]
     updates = [a for a in updates if any(r.quantity == "update" and r.algorithm == a for r in rows)]
     for algorithm in updates:
         mine = [r for r in rows if r.quantity == "update" and r.algorithm == algorithm]
@@ -300,7 +307,9 @@ def convergence_figure(rows: list[records.Convergence]) -> Figure:
     for algorithm, curve in curves.items():
         lost = [r.epoch for r in rows if r.algorithm == algorithm and r.diverged]
         if curve:
-            axes.plot(*zip(*curve, strict=True), marker="o", ms=2.5, **_line(algorithm))
+            # A hollow dot is seen on the line of an unclipped form that runs the same way.
+            face = {"mfc": "white"} if algorithm.endswith("_clip") else {}
+            axes.plot(*zip(*curve, strict=True), marker="o", ms=3.5, **face, **_line(algorithm))
         if lost:
             epoch, loss = curve[-1] if curve else (min(lost), math.inf)
             axes.plot(epoch, min(loss, 0.99 * top), "x", ms=9, mew=2, color=_colour(algorithm))
@@ -348,17 +357,32 @@ def _legend(figure: Figure, algorithms: Iterable[str], extra: list, beside: bool
     figure.legend(handles=handles, ncols=columns, handlelength=2.6, **place)
 
 
-def _limit_steps(axes: Axes, curves: dict, logarithmic: bool) -> None:
-    """Shows every algorithm's best step; the search for it may have tried far larger ones."""
+def _steps(curves: dict, newton: list[float], logarithmic: bool) -> np.ndarray:
+    """An axis with every algorithm's best step; the search for it may have tried far larger ones.
+
+    The quadratic models' steps stay on it as long as that does not squeeze the curves.
+    """
     best = [min(curve, key=lambda at: at[1])[0] for curve in curves.values()]
-    best = [step for step in best if step > 0]
-    if best:
-        axes.set_xlim((min(best) / 20, max(best) * 4) if logarithmic else (0, max(best) * 1.6))
+    best = [s for s in best if s > 0] or [s for c in curves.values() for s, _ in c if s > 0] or [1]
+    if logarithmic:
+        return np.geomspace(min(best) / 10, 4 * max(best), 400)
+    far = max([1.6 * max(best), *(1.1 * step for step in newton)])
+    return np.linspace(0, min(far, 2.5 * max(best)), 400)
 
 
 def _outline(rows: list[records.Histogram]) -> tuple[list[float], list[float]]:
+    """Middles and counts of the bins, with the empty ones, that are not recorded, beside gaps."""
     finite = [r for r in rows if math.isfinite(r.lower) and math.isfinite(r.upper) and r.count]
-    return [(r.lower + r.upper) / 2 for r in finite], [r.count for r in finite]
+    x, y, end = [], [], math.inf
+    for r in sorted(finite, key=lambda r: r.lower):
+        half = (r.upper - r.lower) / 2
+        if r.lower > end + half:
+            x += [end + half, r.lower - half]
+            y += [0, 0]
+        x.append(r.lower + half)
+        y.append(r.count)
+        end = r.upper
+    return x, y
 
 
 def _log_rms(rows: list[records.Histogram]) -> float:
@@ -370,6 +394,7 @@ def _log_rms(rows: list[records.Histogram]) -> float:
 
 def _powers(axes: Axes, xlabel: str, ylabel: str) -> None:
     axes.set_yscale("log")
+    axes.set_ylim(bottom=0.6)  # One coordinate shows; none falls off.
     axes.yaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$")
     axes.xaxis.get_major_locator().set_params(integer=True)

@@ -117,3 +117,30 @@ def test_landscape_without_a_descent_or_a_measurement():
 def test_histogram_of_gradients_only(rows):
     gradient = [r for r in of(rows, records.Histogram) if r.quantity == "gradient"]
     figures.histogram_figure(gradient).canvas.draw()
+
+
+def test_empty_bins_of_a_histogram_are_seen():
+    bins = [(-5.0, 3), (-4.75, 1), (-2.0, 7)]  # Bins without a coordinate are not recorded.
+    rows = [
+        records.Histogram("mlm", "sgd", 0, 2, 1, "sgd", "gradient", lower, lower + 0.25, count)
+        for lower, count in bins
+    ]
+    (line,) = figures.histogram_figure(rows).axes[0].lines
+    np.testing.assert_allclose(line.get_xdata(), [-4.875, -4.625, -4.375, -2.125, -1.875])
+    np.testing.assert_array_equal(line.get_ydata(), [3, 1, 0, 0, 7])
+
+
+def test_landscape_passes_through_what_was_measured(rows):
+    landscape = sorted((r for r in of(rows, records.Landscape) if r.algorithm == "adam"),
+                       key=lambda r: r.step)  # fmt: skip
+    first = [r for r in landscape if r.batch == landscape[0].batch]
+    linear, logarithmic = figures.landscape_figure(first, {}).axes
+    for axes in (linear, logarithmic):
+        line = max(axes.lines, key=lambda line: len(line.get_xdata()))
+        x, y = line.get_data()
+        seen = [r for r in first if x[0] <= r.step <= x[-1]]
+        assert len(seen) > 3
+        depth = max(r.loss for r in seen) - min(r.loss for r in seen)
+        losses = np.interp([r.step for r in seen], x, y)
+        np.testing.assert_allclose(losses, [r.loss for r in seen], atol=0.01 * depth)
+        assert axes.get_xlim()[0] == x[0]  # No gap at the left.
