@@ -160,10 +160,9 @@ def _facts(run: Run) -> str:
     facts.append(("Versions", ", ".join(software)))
     facts.append(("Commit", str(provenance.get("commit", ""))))
     walls = provenance.get("wall_seconds", {})
-    times = [f"{stage} {_duration(seconds)}" for stage, seconds in walls.items()]
-    if len(times) > 1:
-        times.append(f"together {_duration(sum(walls.values()))}")
-    facts.append(("Wall time", "; ".join(times)))
+    times = "; ".join(f"{stage} {_duration(seconds)}" for stage, seconds in walls.items())
+    together = f"{_duration(sum(walls.values()))} together: " if len(walls) > 1 else ""
+    facts.append(("Wall time", together + times))
     items = (f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in facts if v)
     return f"<dl>{''.join(items)}</dl>"
 
@@ -179,7 +178,7 @@ def _task_fact(about: dict[str, Any]) -> str:
     if "tokenizer" in about:
         parts.append(f"tokenizer {_public(about['tokenizer'])}")
     if "model" in about:
-        size = f" of {about['parameters']:,} parameters" if "parameters" in about else ""
+        size = f", {about['parameters']:,} parameters" if "parameters" in about else ""
         parts.append(f"model {_public(about['model'])}{size}")
     if "start" in about:
         loss = about.get("start_loss")

@@ -100,8 +100,8 @@ def ratio_table(run: Run, column: tuple[str, str]) -> Table:
     seeds = {r.seed for r in run.tables[records.Sharpness] if (r.task, r.trajectory) == column}
     measured = " to ".join(str(n) for n in sorted({min(counts), max(counts)}))
     caption = (
-        f"Mean ± standard deviation of sharpness/|SGD’s| over {measured} measured batches "
-        f"({len(seeds)} seed{'s' * (len(seeds) > 1)}). {where}"
+        f"Mean ± standard deviation of sharpness/|SGD’s| over the {measured} measured batches "
+        f"of each epoch ({len(seeds)} seed{'s' * (len(seeds) > 1)}). {where}"
     )
     label = f"Table {paper.TABLE[column]}: " if column in paper.TABLE else ""
     title = f"{label}{paper.column_name(column)}"
@@ -190,8 +190,8 @@ def rate_table(run: Run) -> Table:
     for algorithm, label in paper.ALGORITHMS.items():
         row = [label]
         for task in tasks:
-            row.append(", ".join(sorted(used.get((task, algorithm), {"–"}))))
-            row.append(paper.LEARNING_RATES[task][algorithm])
+            row.append(", ".join(map(_rate_text, sorted(used.get((task, algorithm), {"–"})))))
+            row.append(_rate_text(paper.LEARNING_RATES[task][algorithm]))
         rows.append(tuple(row))
     header = [name for task in tasks for name in (paper.TASKS[task], "paper")]
     caption = "“relative”: Adafactor’s own step, which follows each tensor’s scale."
@@ -215,7 +215,9 @@ def final_table(run: Run) -> Table:
 
     rows = [(label, *(cell(t, a) for t in tasks)) for a, label in paper.ALGORITHMS.items()]
     epochs = max(row.epoch for row in run.tables[records.Convergence])
-    caption = f"Mean over the last epoch recorded ({epochs}). –: this run is still on its way."
+    caption = f"Mean over the last epoch recorded ({epochs})."
+    if any("–" in row for row in rows):
+        caption += " –: this run is still on its way."
     title = "Final training loss"
     return Table(title, ("", *(paper.TASKS[t] for t in tasks)), rows, caption)
 
@@ -229,8 +231,9 @@ def tuning_table(run: Run, task: str) -> Table:
         if mine:
             rows.append((label, *(_tried(mine.get(rate)) for rate in rates)))
     steps = " or ".join(str(n) for n in sorted({r.steps for r in tried}))
+    header = ("", *map(_rate_text, rates))
     caption = f"Mean training loss over the last fifth of {steps} steps. ◀: chosen."
-    return Table(f"The search for learning rates: {paper.TASKS[task]}", ("", *rates), rows, caption)
+    return Table(f"The search for learning rates: {paper.TASKS[task]}", header, rows, caption)
 
 
 def _tried(row: records.Tuning | None) -> str:
@@ -238,6 +241,11 @@ def _tried(row: records.Tuning | None) -> str:
         return "–"
     loss = "diverged" if row.diverged else number(row.loss)
     return f"{loss} ◀" if row.chosen else loss
+
+
+def _rate_text(text: str) -> str:
+    """One notation for what was written in several: 5e-05 and 0.00005 are 5e-5; words stay."""
+    return text if _rate(text) < 0 else f"{float(text):g}".replace("e-0", "e-")
 
 
 def _rate(text: str) -> float:
@@ -289,15 +297,19 @@ def remark_table(found: list[claims.Claim]) -> Table:
             for note in filter(None, detail.note.split("; ")):
                 notes[f"{where}: {note}."] = None
             for low, high in detail.broken:
-                pair = f"{_named(detail.ours, low)} is not below {_named(detail.ours, high)}"
-                papers = [_named(detail.paper, a) for a in (low, high) if a in detail.paper]
-                rows.append((claim.statement, where, pair, " < ".join(papers) or "–"))
+                pair = _compared(detail.ours, low, high, " is not below ")
+                known = low in detail.paper and high in detail.paper
+                papers = _compared(detail.paper, low, high, " < ") if known else "–"
+                rows.append((claim.statement, where, pair, papers))
     header = ("", "where", f"{len(rows)} comparisons", "paper")
     return Table("What did not hold", header, rows, " ".join(notes))
 
 
-def _named(values: dict[str, float], algorithm: str) -> str:
-    return f"{paper.ALGORITHMS[algorithm]} {number(values[algorithm])}"
+def _compared(values: dict[str, float], low: str, high: str, word: str) -> str:
+    """Two algorithms with their numbers, of as many digits as tell these apart."""
+    pair = values[low], values[high]
+    digits = next((d for d in range(3, 8) if number(pair[0], d) != number(pair[1], d)), 3)
+    return word.join(f"{paper.ALGORITHMS[a]} ({number(values[a], digits)})" for a in (low, high))
 
 
 def _percent(share: float) -> str:

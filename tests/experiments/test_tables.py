@@ -1,10 +1,10 @@
-"""Numbers as the tables print them."""
+"""Numbers as the tables print them, and the tables that word them."""
 
 import math
 
 import pytest
 
-from experiments import claims, tables
+from experiments import claims, records, tables
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,32 @@ def test_number(value, text):
 )
 def test_plus_minus(summary, text):
     assert tables.plus_minus(summary) == text
+
+
+@pytest.mark.parametrize(
+    ("sgd", "clipped", "text"),
+    [
+        (3.68, 3.7, "SGD, clipped (3.70) is not below SGD (3.68)"),
+        (3.68012, 3.68034, "SGD, clipped (3.6803) is not below SGD (3.6801)"),
+        (3.68, 3.68, "SGD, clipped (3.68) is not below SGD (3.68)"),
+    ],
+)
+def test_what_did_not_hold_is_told_apart(sgd, clipped, text):
+    rows = [
+        records.Convergence("mlm", 0, algorithm, "0.1", 1, 1, loss, False)
+        for algorithm, loss in (("sgd", sgd), ("sgd_clip", clipped))
+    ]
+    (row,) = tables.remark_table(claims.evaluate(rows)).rows
+    assert row[2] == text
+
+
+def test_learning_rates_share_a_notation(tmp_path):
+    rows = [("sgd", "0.01"), ("normalized_sgd", "5e-05"), ("adafactor", "relative")]
+    records.append(
+        tmp_path,
+        [records.Convergence("mlm", 0, a, rate, 1, 1, 4.0, False) for a, rate in rows],
+    )
+    printed = {row[0]: row[1:] for row in tables.rate_table(tables.Run(tmp_path)).rows}
+    assert printed["SGD"] == ("0.01", "0.01")
+    assert printed["Normalized SGD"] == ("5e-5", "5e-5")
+    assert printed["Adafactor"][0] == "relative" and printed["Adam"][0] == "–"
