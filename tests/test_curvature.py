@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch
 
 import sharpjax
 from tests.cases import network, network_loss, quadratic, random_like
@@ -135,6 +134,7 @@ def test_coordinate_sharpness_sums_to_the_sharpness(small):
 
 
 def test_pytorch_agrees(small):
+    torch = pytest.importorskip("torch")
     loss, params, batch, direction, _, _ = small
     as_torch = lambda t: [torch.tensor(np.asarray(x)) for x in jax.tree.leaves(t)]  # noqa: E731
     x, y = torch.tensor(np.asarray(batch["x"])), torch.tensor(np.asarray(batch["y"]))
