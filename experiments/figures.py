@@ -209,7 +209,7 @@ def landscape_figure(rows: list[records.Landscape], points: dict[str, records.Sh
         minima = {
             a: (p.newton_step, p.loss - p.predicted_decrease)
             for a, p in points.items()
-            if a in shown and math.isfinite(p.newton_step) and p.newton_step > 0
+            if a in shown and 0 < p.newton_step < math.inf and math.isfinite(p.predicted_decrease)
         }
         lowest = min(loss for curve in shown.values() for _, loss in curve)
         depth = (start - lowest) or 1e-3
@@ -276,7 +276,8 @@ def histogram_figure(rows: list[records.Histogram]) -> Figure:
     _powers(axes, "magnitude", "coordinates")
     axes.set_title("SGD’s momentum (bars) and the gradient (line)")
     axes = figure.add_subplot(1, 2, 2)
-    updates = [a for a in updates if any(r.quantity == "update" and r.algorithm == a for r in rows)]
+    moved = {r.algorithm for r in rows if r.quantity == "update"}
+    updates = [a for a in paper.ALGORITHMS if a in moved]
     for algorithm in updates:
         mine = [r for r in rows if r.quantity == "update" and r.algorithm == algorithm]
         x, y = _outline(mine)
