@@ -1,7 +1,8 @@
 """Hugging Face checkpoints in and out. The only file of the package that reads or writes files.
 
 A family is a table of rewriting rules from our parameter paths to the reference's tensor names;
-kernels are the transposes of its weights. Everything is checked before anything is converted.
+kernels are the transposes of its weights, or in some families equal, and may be parts of one
+tensor there. Everything is checked before anything is converted.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
+from sharpjax.models.gpt2 import GPT2, GPT2Config
 from sharpjax.models.losses import init_params
 from sharpjax.models.roberta import RobertaConfig, RobertaForMaskedLM
 from sharpjax.models.t5 import T5, T5Config
@@ -36,6 +38,9 @@ class Family(NamedTuple):
     duplicates: Mapping[str, str]  # Names under which files repeat a tied tensor.
     head: str | None  # The duplicate that may be a tensor of its own, if the family has one.
     harmless: str  # Names that files hold and the model does not need.
+    transposed: bool = True  # Whether files hold kernels as [outputs, inputs].
+    fused: tuple[str, tuple[str, ...]] | None = None  # A module that is ours side by side.
+    prefix: str = ""  # What names may lack, in files of the model without its head.
 
 
 FAMILIES = (
@@ -107,6 +112,33 @@ FAMILIES = (
         None,
         r"roberta\.pooler\..*|roberta\.embeddings\.(position_ids|token_type_ids)",
     ),
+    Family(
+        GPT2,
+        GPT2Config,
+        "GPT2LMHeadModel",
+        ("gpt2",),
+        {},
+        {"add_cross_attention": False, "tie_word_embeddings": True},
+        (
+            (r"^embeddings/word/", "transformer/wte/"),
+            (r"^embeddings/position/", "transformer/wpe/"),
+            (r"^decoder/final_norm/", "transformer/ln_f/"),
+            (r"^decoder/block_(\d+)/", r"transformer/h/\1/"),
+            (r"/attention_norm/", "/ln_1/"),
+            (r"/attention/o/", "/attn/c_proj/"),
+            (r"/attention/", "/attn/c_attn/"),
+            (r"/feed_forward_norm/", "/ln_2/"),
+            (r"/feed_forward/wi/", "/mlp/c_fc/"),
+            (r"/feed_forward/wo/", "/mlp/c_proj/"),
+        ),
+        {"lm_head.weight": "transformer.wte.weight"},
+        None,
+        # Files of old versions hold the causal mask and the score of what it hides.
+        r"transformer\.h\.\d+\.attn\.(bias|masked_bias)",
+        transposed=False,
+        fused=("c_attn", ("q", "k", "v")),
+        prefix="transformer.",
+    ),
 )
 
 
@@ -124,7 +156,8 @@ def load_pretrained(source: str | os.PathLike, *, dtype: Any = None) -> tuple[nn
         dtype: Of the computation, e.g. `jnp.bfloat16`; None: that of the parameters.
 
     Returns:
-        `(model, params)`: a `T5` or `RobertaForMaskedLM`, and a nested dictionary of arrays.
+        `(model, params)`: a `T5`, `RobertaForMaskedLM` or `GPT2`, and a nested dictionary of
+        arrays.
 
     Raises:
         FileNotFoundError: If the directory or a file in it is not there, or the hub cannot be
@@ -138,7 +171,7 @@ def load_pretrained(source: str | os.PathLike, *, dtype: Any = None) -> tuple[nn
     if path is None:
         raise FileNotFoundError(f"{source} has no config.json")
     family, config = _read_config(path)
-    tensors = _open_tensors(find, source)
+    tensors = _in_parts(family, _open_tensors(find, source))
     config, problems = _untie(family, config, tensors)
     model = family.model(config, dtype)
 
@@ -146,7 +179,7 @@ def load_pretrained(source: str | os.PathLike, *, dtype: Any = None) -> tuple[nn
     names = {path: _reference_name(family, path) for path in expected}
     for path, shape in expected.items():
         name = names[path]
-        wanted = shape[::-1] if path[-1] == "kernel" else shape
+        wanted = shape[::-1] if _transposed(family, path) else shape
         if name not in tensors:
             problems.append(f"missing: {name} {wanted}")
         elif tensors[name].shape != wanted:
@@ -161,7 +194,7 @@ def load_pretrained(source: str | os.PathLike, *, dtype: Any = None) -> tuple[nn
     params = {}
     for path, name in names.items():
         value = tensors[name].read().astype(np.float32)
-        params[path] = jnp.asarray(value.T if path[-1] == "kernel" else value)
+        params[path] = jnp.asarray(value.T if _transposed(family, path) else value)
     return model, traverse_util.unflatten_dict(params)
 
 
@@ -190,8 +223,9 @@ def save_pretrained(path: str | os.PathLike, model: nn.Module, params: Any) -> N
     tensors = {}
     for keys, value in flat.items():
         value = np.asarray(value)
-        value = np.ascontiguousarray(value.T if keys[-1] == "kernel" else value)
+        value = np.ascontiguousarray(value.T if _transposed(family, keys) else value)
         tensors[_reference_name(family, keys)] = value
+    tensors = _fused(family, tensors)
     config: Any = model.config  # pyright: ignore[reportAttributeAccessIssue]
     entries = {
         "architectures": [family.architecture],
@@ -227,6 +261,51 @@ def _reference_name(family: Family, path: tuple[str, ...]) -> str:
     for pattern, replacement in family.rules:
         name = re.sub(pattern, replacement, name)
     return re.sub(r"/(kernel|scale|embedding)$", "/weight", name).replace("/", ".")
+
+
+def _transposed(family: Family, path: tuple[str, ...]) -> bool:
+    return family.transposed and path[-1] == "kernel"
+
+
+def _in_parts(family: Family, tensors: dict[str, _Tensor]) -> dict[str, _Tensor]:
+    """What a file holds, with the family's prefix, and its fused tensors as their parts."""
+    if not any(name.startswith(family.prefix) for name in tensors):
+        tensors = {n if n in family.duplicates else family.prefix + n: tensors[n] for n in tensors}
+    if family.fused is None:
+        return tensors
+
+    def part(tensor: _Tensor, index: int, count: int) -> _Tensor:
+        width = tensor.shape[-1] // count
+        chosen = slice(index * width, (index + 1) * width)
+        return _Tensor((*tensor.shape[:-1], width), lambda: tensor.read()[..., chosen])
+
+    module, parts = family.fused
+    found = {}
+    for name, tensor in tensors.items():
+        start, is_fused, end = name.rpartition(f".{module}.")
+        if not is_fused or not tensor.shape or tensor.shape[-1] % len(parts):
+            found[name] = tensor
+            continue
+        for i, own in enumerate(parts):
+            found[f"{start}.{module}.{own}.{end}"] = part(tensor, i, len(parts))
+    return found
+
+
+def _fused(family: Family, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The inverse of `_in_parts`: parts side by side, on their last axis."""
+    if family.fused is None:
+        return tensors
+    module, parts = family.fused
+    found = {}
+    for name, tensor in tensors.items():
+        start, is_fused, end = name.rpartition(f".{module}.")
+        if not is_fused:
+            found[name] = tensor
+        elif end.startswith(f"{parts[0]}."):
+            end = end.removeprefix(f"{parts[0]}.")
+            side_by_side = [tensors[f"{start}.{module}.{own}.{end}"] for own in parts]
+            found[f"{start}.{module}.{end}"] = np.concatenate(side_by_side, axis=-1)
+    return found
 
 
 def _read_config(path: Path) -> tuple[Family, Any]:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from sharpjax.models.layers import log_sum_exp
+from sharpjax.models.layers import log_sum_exp, wide
 
 Batch = Mapping[str, jax.Array]
 
@@ -55,7 +55,7 @@ def make_loss(
     chunk below 2²⁵ logits, so small models have one chunk), with equal value and derivatives:
 
     * `remat=False`: the chunks are unrolled. Every transformation runs, `jax.experimental.jet`
-      included. Forward modes need one chunk at a time, reverse mode keeps all for its way back.
+      included. Forward modes hold one chunk, reverse mode keeps all for its way back.
     * `remat=True`: a scan over the chunks that makes each again on the way back, for one more
       product with the head. Forward and reverse modes of any order hold one chunk; `jet` has no
       rule for it.
@@ -89,10 +89,15 @@ def make_loss(
         if size >= length:
             return jax.checkpoint(chunk_loss)(*streams) if remat else chunk_loss(*streams)
         # Along the length, not the batch, which may be split over devices.
+        total = jnp.zeros((), wide(features.dtype))
         if not remat:
-            starts = range(0, length, size)
-            losses = [chunk_loss(*(x[:, i : i + size] for x in streams)) for i in starts]
-            return jnp.sum(jnp.stack(losses))
+            for i in range(0, length, size):
+                h, *rest = (x[:, i : i + size] for x in streams)
+                # Always times 1, but only known when the chunk before is done: else the compiler
+                # may make all chunks at once. Times, so that derivatives wait as well.
+                gate = jnp.where(total == -jnp.inf, 0, 1).astype(h.dtype)
+                total = total + chunk_loss(h * gate, *rest)
+            return total
 
         def chunks(x: jax.Array) -> jax.Array:
             # Padding weighs nothing, so that it may hold any label.
@@ -103,8 +108,7 @@ def make_loss(
         def step(total: jax.Array, chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
             return total + jax.checkpoint(chunk_loss)(*chunk), None
 
-        out = jax.eval_shape(chunk_loss, *streams)
-        return jax.lax.scan(step, jnp.zeros((), out.dtype), tuple(map(chunks, streams)))[0]
+        return jax.lax.scan(step, total, tuple(map(chunks, streams)))[0]
 
     return loss_fn
 
