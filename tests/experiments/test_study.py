@@ -34,6 +34,15 @@ CSV = [table.FILE for table in records.TABLES if table is not records.Tuning]
 ALGORITHMS = list(paper.ALGORITHMS)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compilation_cache():
+    """Compiled programs are kept in the checkout, and not for the tests of other files."""
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / ".cache" / "jax")
+    yield
+    del os.environ["JAX_COMPILATION_CACHE_DIR"]
+    jax.config.update("jax_compilation_cache_dir", None)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A finished run of both experiments, on both tasks."""
