@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from sharpjax._checks import check_choice, check_in_range
 from sharpjax.clipping import clip_top_fraction
@@ -33,8 +34,9 @@ def clip_curve(
     """What clipping a descent direction does, fraction by fraction.
 
     At fraction 0 it is the direction itself; at 1 every coordinate has the smallest magnitude:
-    the signs of the direction, unless it has zeros, at which nothing is left (with "tensor", the
-    tensors that have zeros vanish).
+    the signs of the direction. Where zeros make the threshold zero and nothing would be left, it
+    is the limit of small thresholds, the signs again (with "tensor", tensors that have too many
+    zeros vanish beside the others).
 
     Args:
       loss_fn: `loss_fn(params, batch)` -> real scalar; `loss_fn(params, batch, key)` with `key`.
@@ -62,6 +64,8 @@ def clip_curve(
         check_in_range("fractions", fraction, 0.0, 1.0)
     for fraction in fractions:
         clipped = clip_top_fraction(direction, fraction, scope=scope)
+        if not any(bool(jnp.any(x != 0)) for x in jax.tree.leaves(clipped)):
+            clipped = jax.tree.map(jnp.sign, direction)
         stats = measure_directions(
             loss_fn, params, {"clipped": clipped}, batches, method=method, key=key
         )["clipped"]

@@ -30,6 +30,16 @@ def test_ends_are_the_direction_and_its_signs(scope):
         assert point.search.best_decrease > 0
 
 
+def test_zeros_leave_the_signs():
+    loss, params, batch = network(jax.random.key(0))
+    batches = jax.tree.map(lambda x: x[None], batch)
+    direction = jax.tree.map(lambda x: jnp.where(x > 0, -x, 0.0), params)
+    (point,) = clip_curve(loss, params, direction, [1.0], batches)
+    signs = {"signs": jax.tree.map(jnp.sign, direction)}
+    stats = sharpjax.measure_directions(loss, params, signs, batches)["signs"]
+    np.testing.assert_allclose(point.stats.sharpness, stats.sharpness)
+
+
 def test_arguments_are_checked():
     loss, params, batch = network(jax.random.key(0))
     batches = jax.tree.map(lambda x: x[None], batch)

@@ -1,0 +1,439 @@
+"""The anatomy of sharpness at one point of a trajectory: where it sits and what it is made of.
+
+Six instruments on the seven directions, all on the fixed test subset, in float32. Each item is
+recorded as it is done, so that an interrupted run continues with the next.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import sharpjax
+from experiments import records, sharpness, trajectory
+from experiments.anatomy_records import (
+    BIN,
+    PLACE,
+    Block,
+    Clipped,
+    Correlation,
+    Decrease,
+    Density,
+    Lorenz,
+    Parts,
+    Ritz,
+    SpanPair,
+    SpanValue,
+)
+from experiments.config import Config
+from experiments.tasks import Task, rng
+from experiments.watch import Interrupted, Watch
+from sharpjax.anatomy import block_sharpness, sharpness_by_rank
+from sharpjax.clip_curve import clip_curve
+from sharpjax.diagonal import (
+    hessian_diagonal,
+    rank_correlation,
+    sample_coordinates,
+    take_coordinates,
+)
+from sharpjax.gauss_newton import gauss_newton_sharpness
+from sharpjax.models import make_logits
+from sharpjax.spectrum import lanczos_spectrum
+from sharpjax.subspace import combine_directions, measure_span, span_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How finely the instruments look."""
+
+    # Top fractions of the gradient's coordinates.
+    fractions: tuple[float, ...] = (
+        *(1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0),
+    )
+    # Random probes of the Hessian's diagonal.
+    probes: int = 64
+    # Coordinates whose ranks are compared, drawn from all.
+    coordinates: int = 2**16
+    # Starts of the Lanczos iteration.
+    lanczos_probes: int = 4
+    # Hessian products of each.
+    lanczos_steps: int = 40
+    # Clipped fractions; 0 is the direction itself, 1 its signs.
+    clipped_fractions: tuple[float, ...] = (
+        *(0.0, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0),
+    )
+    # What is clipped: SGD's "momentum", the training batch's "gradient".
+    clipped: tuple[str, ...] = ("momentum", "gradient")
+
+
+KINDS = (
+    *("embedding", "position", "q", "k", "v", "o", "cross q", "cross k", "cross v", "cross o"),
+    *("feed-forward", "norm", "output", "other"),
+)
+_MINIMUM = 30  # Sampled coordinates from which a tensor has a correlation of its own.
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """Where the instruments are held, and what they are held to."""
+
+    task: Task
+    config: Config
+    options: Options
+    place: tuple  # The values of PLACE.
+    params: Any
+    grads: Any
+    updates: dict[str, Any]
+
+    def rng(self, purpose: str) -> jax.Array:
+        draw = rng(self.task.seed, self.task.name, "anatomy", purpose)
+        return jax.random.key(int(draw.integers(2**31)))
+
+
+def run(
+    directory: Path,
+    config: Config,
+    task: Task,
+    name: str,
+    start: Any,
+    watch: Watch,
+    *,
+    epoch: int | None = None,
+    batch: int | None = None,
+    options: Options | None = None,
+) -> None:
+    """Trains along trajectory `name` from `start` to a batch and records the point's anatomy.
+
+    Args:
+      directory: Of the records; the same call continues what is there.
+      config: The study.
+      task: What the model learns; a pretrained folder is the study's `checkpoint`.
+      name: The trajectory, "sgd" or "adam".
+      start: Where the trajectory starts.
+      watch: Told of every item, and asked whether to stop.
+      epoch: Of the point, from 1; None takes the first that the sharpness experiment measures.
+      batch: Of the epoch, from 1; None takes the first that is measured there, so that the point's
+        sharpness is also in sharpness.csv. The start itself is epoch 1, batch 1.
+      options: How finely the instruments look.
+
+    Raises:
+      Interrupted: it was asked to stop.
+      ImportError: matfree is not installed.
+    """
+    options = options or Options()
+    epoch = epoch or min(config.measured_epochs)
+    batch = batch or task.measured_batches(epoch)[0]
+    place = (task.name, name, task.seed, epoch, batch)
+    items = list(_items(place, config, options))
+    missing = [item for item in items if not _recorded(directory, place, item)]
+    if not missing:
+        return
+    step = _reach(directory, config, task, name, start, watch, epoch, batch)
+    point = Point(task, config, options, place, step.params, step.grads, step.updates)
+    title = f"{task.name}, anatomy on the {name} trajectory, seed {task.seed}"
+    done = len(items) - len(missing)
+    with watch.stage(title, len(items), done) as stage:
+        for number, item in enumerate(missing, start=done + 1):
+            if watch.stopping:
+                raise Interrupted(f"{title} stopped after item {number - 1} of {len(items)}")
+            records.append(directory, item.measure(point, **item.where))
+            stage.step(number, step.loss)
+
+
+def place_of(path: str) -> tuple[str, str]:
+    """(layer, kind) of a tensor of our models, from its path."""
+    block = re.match(r"(\w+?)/(?:block|layer|h)_(\d+)/(.*)", path)
+    if block:
+        layer, rest = f"{block[1]} {int(block[2]) + 1}", block[3]
+    else:
+        first, _, rest = path.partition("/")
+        layer = {"shared": "embeddings", "lm_head": "head"}.get(first, first)
+        if layer == "head":
+            return layer, "norm" if rest.startswith("norm") else "output"
+    if "norm" in rest:
+        return layer, "norm"
+    attention = re.match(r"(cross_)?(?:self_)?attention/([qkvo])\b", rest)
+    if attention:
+        return layer, ("cross " if attention[1] else "") + attention[2]
+    if "feed_forward" in rest:
+        return layer, "feed-forward"
+    if "position" in rest or "relative" in rest:
+        return layer, "position"
+    return layer, "embedding" if "embedding" in path else "other"
+
+
+class _Arrived(Exception):
+    def __init__(self, step: trajectory.Step):
+        self.step = step
+
+
+def _reach(directory, config, task, name, start, watch, epoch, batch) -> trajectory.Step:
+    """Trains to the point and stops before its update; the next call starts a few steps before."""
+    number = (epoch - 1) * config.batches_per_epoch + batch
+    rate = {"sgd": config.sgd_learning_rate, "adam": config.adam_learning_rate}[name]
+
+    def observe(step: trajectory.Step) -> None:
+        if step.number == number:
+            raise _Arrived(step)
+
+    folder = f"anatomy-{task.name}-{name}-{task.seed}-{number}"
+    try:
+        trajectory.train(
+            f"{task.name}, {name} trajectory to epoch {epoch}, batch {batch}, seed {task.seed}",
+            directory=directory / "checkpoints" / folder,
+            params=start,
+            transformation=sharpjax.pseudo_updates(sharpjax.paper_algorithms(config.clip_fraction)),
+            select=lambda updates: jax.tree.map(lambda u: rate * u, updates[name]),
+            loss_fn=task.training_loss_fn,
+            batches=lambda done: sharpness.epochs(task, done),
+            steps=number,
+            watch=watch,
+            observe=observe,
+            checkpoint_every=config.checkpoint_every,
+            dropout_key=sharpness.dropout_key(config, task),
+        )
+    except _Arrived as arrived:
+        return arrived.step
+    raise RuntimeError(f"the trajectory in {directory} never came to step {number}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Item:
+    measure: Callable[..., list]  # measure(point, **where) -> rows.
+    table: type  # Its rows are recorded last, and say that all of the item is there.
+    where: dict[str, Any]
+
+
+def _items(place, config, options) -> Iterator[_Item]:
+    for algorithm in sharpjax.paper_algorithms(config.clip_fraction):
+        yield _Item(_lorenz, Lorenz, {"algorithm": algorithm})
+    yield _Item(_parts, Parts, {})
+    yield _Item(_span, Decrease, {})
+    for algorithm in sharpjax.paper_algorithms(config.clip_fraction):
+        yield _Item(_blocks, Block, {"algorithm": algorithm})
+    yield _Item(_spectrum, Ritz, {})
+    yield _Item(_correlations, Correlation, {})
+    for quantity in options.clipped:
+        for scope in ("global", "tensor"):
+            for fraction in options.clipped_fractions:
+                where = {"quantity": quantity, "scope": scope, "fraction": float(fraction)}
+                yield _Item(_clipped, Clipped, where)
+
+
+def _recorded(directory, place, item) -> bool:
+    where = dict(zip(PLACE, place, strict=True)) | item.where
+    return any(
+        all(getattr(row, k) == v for k, v in where.items())
+        for row in records.read(directory, item.table)
+    )
+
+
+def _lorenz(point: Point, algorithm: str) -> list[Lorenz]:
+    fractions = point.options.fractions
+    found = sharpness_by_rank(
+        point.task.loss_fn,
+        point.params,
+        point.updates[algorithm],
+        point.grads,
+        fractions,
+        point.task.test,
+    )
+    return [
+        Lorenz(*point.place, algorithm, float(fraction), *(float(x[i]) for x in found))
+        for i, fraction in enumerate(fractions)
+    ]
+
+
+def _blocks(point: Point, algorithm: str) -> list[Block]:
+    found = block_sharpness(
+        point.task.loss_fn,
+        point.params,
+        point.updates[algorithm],
+        point.task.test,
+        groups=place_of,
+    )
+    matrix, errors, squares = jax.device_get(found[1:])
+    return [
+        Block(
+            *point.place,
+            algorithm,
+            *ours,
+            *other,
+            sharpness=float(matrix[i, j]),
+            sharpness_se=float(errors[i, j]),
+            squared_norm=float(squares[i]),
+        )
+        for i, ours in enumerate(found.labels)
+        for j, other in enumerate(found.labels)
+    ]
+
+
+def _parts(point: Point) -> list[Parts]:
+    found = gauss_newton_sharpness(
+        point.task.loss_fn,
+        make_logits(point.task.model),
+        point.params,
+        point.updates,
+        point.task.test,
+    )
+    return [Parts(*point.place, name, *map(float, split)) for name, split in found.items()]
+
+
+def _span(point: Point) -> list:
+    loss_fn, test = point.task.loss_fn, point.task.test
+    model = measure_span(loss_fn, point.params, point.updates, test)
+    step = span_step(model)
+    names = model.names
+    cosines, curvature, errors = jax.device_get((model.gram, model.curvature, model.curvature_se))
+    rows: list[Any] = [
+        SpanPair(
+            *point.place, a, b, float(cosines[i, j]), float(curvature[i, j]), float(errors[i, j])
+        )
+        for i, a in enumerate(names)
+        for j, b in enumerate(names)
+    ]
+    rows += [
+        SpanValue(*point.place, i, float(value), float(error), bool(kept))
+        for i, (value, error, kept) in enumerate(
+            zip(step.eigenvalues, step.eigenvalues_se, step.kept, strict=True)
+        )
+    ]
+    slopes = np.asarray(model.slopes, np.float64)
+    for i, (name, update) in enumerate(point.updates.items()):
+        convex = curvature[i, i] > 0
+        newton = -slopes[i] / curvature[i, i] if convex else np.nan
+        promised = slopes[i] ** 2 / (2 * curvature[i, i]) if convex else np.nan
+        ours = (float(step.coefficients[i]), float(newton), float(promised))
+        rows.append(Decrease(*point.place, name, *ours, *_descend(point, update, newton)))
+    whole = combine_directions(point.updates, step.coefficients)
+    ours = (float("nan"), step.norm, step.predicted_decrease)
+    rows.append(Decrease(*point.place, "span", *ours, *_descend(point, whole, step.norm)))
+    return rows
+
+
+def _descend(point: Point, direction, newton) -> tuple[float, float, float]:
+    """(decrease at the model's step, best step, best decrease) along a direction."""
+    start = float(newton) if 0 < newton < np.inf else None
+    found = sharpjax.search_along(
+        point.task.loss_fn, point.params, direction, point.task.test, initial_step=start
+    )
+    there = float("nan")
+    if np.isfinite(newton):
+        at = sharpjax.loss_along(
+            point.task.loss_fn, point.params, direction, np.array([newton]), point.task.test
+        )
+        there = float(found.losses[0] - at[0])
+    return there, found.best_step, found.best_decrease
+
+
+def _spectrum(point: Point) -> list[Ritz]:
+    options = point.options
+    found = lanczos_spectrum(
+        point.task.loss_fn,
+        point.params,
+        point.task.test,
+        point.rng("spectrum"),
+        probes=options.lanczos_probes,
+        steps=options.lanczos_steps,
+    )
+    table = (found.eigenvalues, found.weights, found.residuals)
+    return [
+        Ritz(*point.place, p, k, *(float(x[p, k]) for x in table), found.size)
+        for p in range(options.lanczos_probes)
+        for k in range(options.lanczos_steps)
+    ]
+
+
+def _correlations(point: Point) -> list:
+    options, task = point.options, point.task
+    seed = int(rng(task.seed, task.name, "anatomy", "coordinates").integers(2**31))
+    chosen = sample_coordinates(point.params, options.coordinates, seed)
+    found = hessian_diagonal(
+        task.loss_fn,
+        point.params,
+        task.test,
+        point.rng("diagonal"),
+        probes=options.probes,
+        coordinates=chosen,
+    )
+    samples = np.concatenate([np.asarray(x) for x in jax.tree.leaves(found.samples)], axis=1)
+    diagonal = take_coordinates(found.diagonal, chosen)
+    error = take_coordinates(found.standard_error, chosen)
+    paths = [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, _ in jax.tree_util.tree_leaves_with_path(point.params)
+    ]
+    tensors = np.repeat(np.arange(len(paths)), [len(x) for x in jax.tree.leaves(chosen)])
+    everything = np.ones(len(diagonal), bool)
+    scopes: list[tuple] = [("overall", everything, None), ("within tensors", everything, tensors)]
+    scopes += [
+        (path, tensors == i, None)
+        for i, path in enumerate(paths)
+        if np.sum(tensors == i) >= _MINIMUM
+    ]
+    _, of_test = trajectory.gradient(task.loss_fn, point.params, task.test, None)
+    rows: list[Any] = []
+    last: list[Any] = []
+    for name, tree in (("batch", point.grads), ("test", of_test)):
+        gradient = take_coordinates(tree, chosen)
+        bins = np.stack([_bins(gradient), _bins(diagonal)], axis=1)
+        edges, counts = np.unique(bins, axis=0, return_counts=True)
+        rows += [
+            Density(*point.place, name, float(x), float(y), int(count))
+            for (x, y), count in zip(edges, counts, strict=True)
+        ]
+        for scope, which, groups in scopes:
+            ranks = rank_correlation(gradient[which], samples[:, which], groups)
+            resolved = np.mean(np.abs(diagonal[which]) > 2 * error[which])
+            last.append(
+                Correlation(
+                    *point.place,
+                    name,
+                    scope,
+                    *ranks[:5],
+                    resolved=float(resolved),
+                    coordinates=ranks.coordinates,
+                    probes=options.probes,
+                )
+            )
+    return rows + last
+
+
+def _bins(values: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore"):
+        return np.floor(np.log10(np.abs(values)) / BIN) * BIN
+
+
+def _clipped(point: Point, quantity: str, scope: Any, fraction: float) -> list[Clipped]:
+    if quantity == "momentum":
+        direction = point.updates["sgd"]
+    else:
+        direction = jax.tree.map(lambda g: -g, point.grads)
+    (found,) = clip_curve(
+        point.task.loss_fn,
+        point.params,
+        direction,
+        [fraction],
+        point.task.test,
+        scope=scope,
+        method=point.config.method,
+    )
+    stats, search = found.stats, found.search
+    return [
+        Clipped(
+            *point.place,
+            quantity,
+            scope,
+            fraction,
+            slope=float(stats.slope),
+            sharpness=float(stats.sharpness),
+            sharpness_se=float(stats.sharpness_se),
+            predicted_decrease=float(stats.predicted_decrease),
+            best_step=search.best_step,
+            best_decrease=search.best_decrease,
+        )
+    ]
