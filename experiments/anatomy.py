@@ -55,7 +55,7 @@ class Options:
         *(1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0),
     )
     # Random probes of the Hessian's diagonal.
-    probes: int = 64
+    probes: int = 128
     # Coordinates whose ranks are compared, drawn from all.
     coordinates: int = 2**16
     # Starts of the Lanczos iteration.
@@ -394,7 +394,7 @@ def _correlations(point: Point) -> list:
                     *point.place,
                     name,
                     scope,
-                    *ranks[:5],
+                    *ranks[:8],
                     resolved=float(resolved),
                     coordinates=ranks.coordinates,
                     probes=options.probes,

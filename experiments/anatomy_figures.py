@@ -65,7 +65,7 @@ def draw_all(directory: Path | str) -> list[figures.Drawn]:
     }
     for place in places(tables):
         rows = {table: at(tables[table], place) for table in tables}
-        end = "_".join(map(str, place[:2])) + f"_s{place[2]}_e{place[3]:02d}b{place[4]:03d}"
+        end = suffix(place)
         for table, name, title, caption, draw in _FIGURES:
             if rows[table]:
                 save(f"{name}_{end}", title, caption, lambda draw=draw, rows=rows: draw(rows))
@@ -78,6 +78,11 @@ def places(tables: dict[type, list]) -> list[tuple]:
     seen = {tuple(getattr(r, k) for k in PLACE) for rows in tables.values() for r in rows}
     rank = lambda p: (order.index(p[:2]) if p[:2] in order else len(order), *p)  # noqa: E731
     return sorted(seen, key=rank)
+
+
+def suffix(place: tuple) -> str:
+    """How the names of a point's figures end."""
+    return "_".join(map(str, place[:2])) + f"_s{place[2]}_e{place[3]:02d}b{place[4]:03d}"
 
 
 def at(rows: list, place: tuple) -> list:
@@ -128,10 +133,10 @@ def block_figure(rows: dict[type, list], crossing: bool = False) -> Figure:
     first = blocks[names[0]]
     layers = _layers([r.layer for r in first])
     kinds = [k for k in KINDS if any(r.kind == k for r in first)]
-    across, size = 2, 0.26 * len(layers)
+    across, size = 2, 0.2 * len(layers)
     down = math.ceil(len(names) / across)
-    width = 1.6 + across * (0.55 * len(kinds) + 1.3)
-    figure = Figure(figsize=(width, 0.6 + down * (size + 1.15)), layout="constrained")
+    width = 1.4 + across * (0.33 * len(kinds) + 0.2)
+    figure = Figure(figsize=(width, 0.9 + down * (size + 0.35)), layout="constrained")
     for place, algorithm in enumerate(names, start=1):
         axes = figure.add_subplot(down, across, place)
         grid = np.full((len(layers), len(kinds)), np.nan)
@@ -153,8 +158,9 @@ def block_figure(rows: dict[type, list], crossing: bool = False) -> Figure:
                 ink = "white" if abs(value) > 0.7 * limit else "#222222"
                 text = f"{value:.0f}".replace("-", "−")
                 axes.text(j, i, text, ha="center", va="center", fontsize=7, color=ink)
-        bottom = place + across > len(names)
-        axes.set_xticks(range(len(kinds)), kinds if bottom else [], rotation=60, ha="right")
+        top = place <= across  # Above the first panels: below the last ones would leave a gap.
+        axes.xaxis.tick_top()
+        axes.set_xticks(range(len(kinds)), kinds if top else [], rotation=60, ha="left")
         axes.set_yticks(range(len(layers)), layers if place % across else [])
         axes.tick_params(length=0, labelsize=8)
         axes.grid(visible=False)
@@ -195,7 +201,7 @@ def density_figure(rows: dict[type, list]) -> Figure:
         )
         said = {r.scope: r for r in rows[Correlation] if r.gradient == name}
         lines = [
-            f"{scope}: ρ = {r.correlation:.2f} [{r.low:.2f}, {r.high:.2f}]".replace("-", "−")
+            f"{scope}: ρ = {r.correlation:.2f}, of noise alone {r.control:.2f}".replace("-", "−")
             for scope, r in said.items()
             if scope in ("overall", "within tensors")
         ]
@@ -219,7 +225,10 @@ def spectrum_figure(rows: dict[type, list]) -> Figure:
     low, high = found.smallest[0], found.largest[0]
     figure = Figure(figsize=(9.6, 4.3), layout="constrained")
     axes = figure.add_subplot()
-    inner = max(abs(low), abs(high)) * 1e-4
+    # Linear within what Lanczos resolves and directions reach.
+    heavy = np.abs(found.eigenvalues[found.weights > 1e-4])
+    marks = [abs(r.sharpness) for r in rows[Parts] if r.sharpness]
+    inner = max(max(abs(low), abs(high)) * 1e-5, 0.3 * min([*heavy, *marks]))
     magnitudes = np.geomspace(inner, 1.5 * max(abs(low), abs(high)), 400)
     grid = np.concatenate([-magnitudes[::-1], np.linspace(-inner, inner, 41)[1:-1], magnitudes])
     grid = grid[(grid > 1.5 * min(low, -inner)) & (grid < 1.5 * max(high, inner))]
@@ -281,6 +290,7 @@ def decrease_figure(rows: dict[type, list]) -> Figure:
     right.set_yscale("symlog", linthresh=max(largest * 1e-4, 1e-12))
     right.yaxis.set_minor_locator(NullLocator())
     right.axhline(0, color="#999999", linewidth=0.8)
+    right.xaxis.get_major_locator().set_params(integer=True)
     right.set_xlabel("eigenvector within the span")
     right.set_title("Curvature; filled: trusted")
     handles = [
@@ -333,7 +343,7 @@ def fraction_figure(rows: dict[type, list]) -> Figure:
     figure = Figure(figsize=(11.4, 4.0), layout="constrained")
     panels = figure.subplots(1, 3)
     values: tuple[tuple[str, str, Callable[[Any], float]], ...] = (
-        ("|slope|", "log", lambda r: abs(r.slope)),
+        ("|slope|", "linear", lambda r: abs(r.slope)),
         ("sharpness", "symlog", lambda r: r.sharpness),
         ("best decrease of the test loss", "linear", lambda r: r.best_decrease),
     )
@@ -411,10 +421,10 @@ def _scope(scope: str) -> str:
 def _limits(axes: Axes, scale: str, magnitudes: list[float]) -> None:
     known = [m for m in magnitudes if math.isfinite(m) and m > 0]
     if scale == "symlog" and known:
-        axes.set_yscale("symlog", linthresh=min(max(known) / 100, 10 * min(known)))
-    elif scale == "log" and known:
-        axes.set_yscale("log")
-    axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_yscale("symlog", linthresh=max(known) / 100)
+        axes.yaxis.set_minor_locator(NullLocator())
+    elif known:
+        axes.set_ylim(0, 1.08 * max(known))
 
 
 _FIGURES: tuple[tuple[type, str, str, str, Callable[[dict], Figure]], ...] = (
@@ -448,9 +458,9 @@ _FIGURES: tuple[tuple[type, str, str, str, Callable[[dict], Figure]], ...] = (
         Density,
         "anatomy_density",
         "The conjecture: large gradient coordinates meet large Hessian coordinates",
-        "Sampled coordinates by |gᵢ| and the estimate of |Hᵢᵢ|, and Spearman’s rank correlation "
-        "with its 95 % confidence interval. Below the estimator’s noise (the lower edge of the "
-        "cloud), |Hᵢᵢ| is not resolved.",
+        "Sampled coordinates by |gᵢ| and the estimate of |Hᵢᵢ|, and Spearman’s rank correlation, "
+        "beside that with the estimator’s noise alone: the noise has the size of row i of the "
+        "Hessian, and where it is larger than Hᵢᵢ, the height shows the row.",
         density_figure,
     ),
     (

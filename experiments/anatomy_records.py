@@ -62,8 +62,11 @@ class Correlation(Place):
     correlation: float
     low: float  # 95 % confidence interval.
     high: float
-    reliability: float  # Of the estimated diagonal: correlation of two such estimates.
-    corrected: float  # correlation/√reliability.
+    control: float  # With the estimator's noise alone.
+    unbiased: float  # With an unbiased estimate of Hᵢᵢ²; zero on average were all Hᵢᵢ zero.
+    unbiased_low: float  # 95 % confidence interval.
+    unbiased_high: float
+    reliability: float  # Of the signed estimate: correlation of two such.
     resolved: float  # Share of coordinates with |estimate| above two of its standard errors.
     coordinates: int
     probes: int

@@ -22,13 +22,16 @@ class HessianDiagonal(NamedTuple):
 
 
 class RankCorrelation(NamedTuple):
-    """Spearman's correlation of |gᵢ| with an estimate of |Hᵢᵢ|."""
+    """Spearman's correlations of |gᵢ| with estimates of the size of Hᵢᵢ; see `rank_correlation`."""
 
-    correlation: float  # With |mean over all probes|: the probes' noise pulls it towards 0.
-    low: float  # 95 % confidence interval of `correlation`, from both samplings.
+    correlation: float  # With |mean over all probes|, whose noise scales with row i of H.
+    low: float  # 95 % confidence interval.
     high: float
-    reliability: float  # Correlation of two such estimates from independent probes.
-    corrected: float  # correlation/√reliability, in [−1, 1]: what noiseless |Hᵢᵢ| would show.
+    control: float  # With that noise alone: what `correlation` would be were every Hᵢᵢ zero.
+    unbiased: float  # With an unbiased estimate of Hᵢᵢ²: zero on average were every Hᵢᵢ zero.
+    unbiased_low: float  # 95 % confidence interval.
+    unbiased_high: float
+    reliability: float  # Of the signed mean: correlation of two such, from independent probes.
     coordinates: int  # How many.
 
 
@@ -107,19 +110,26 @@ def take_coordinates(tree: Any, coordinates: Any) -> np.ndarray:
 def rank_correlation(
     gradient: np.ndarray, samples: np.ndarray, groups: np.ndarray | None = None
 ) -> RankCorrelation:
-    """Spearman's correlation of |gradient| with |mean of the probes|, and its confidence interval.
+    """Spearman's correlation of |gradient| with the diagonal's size, and what noise does to it.
 
-    The interval is Fisher's, in z = artanh ρ: its variance is the delete-a-group jackknife's over
-    16 groups of probes plus 1.06/(C − 3) for the choice of coordinates (Fieller, Hartley and
-    Pearson, 1957), which takes coordinates as independent. It is an interval for what so many
-    probes show. What their noise hides is estimated apart: `reliability` is the correlation of
-    the estimates of two halves of the probes, stepped up to all of them (Spearman and Brown's
-    2r/(1 + r)), and `corrected` is Spearman's correction for attenuation with it, which is exact
-    for linear correlations and approximate for ranks. NaN where too little varies.
+    The probes' noise at coordinate i has the size of row i of the Hessian. Where the diagonal is
+    not resolved, |mean over probes| ranks coordinates by their rows, and its correlation with
+    |gradient| says nothing of Hᵢᵢ. Two statistics tell the cases apart. With A and B the means of
+    the even and of the odd probes,
+
+        control:   with |A − B|/2, which has the noise of (A + B)/2 and no diagonal in it;
+        unbiased:  with A·B, whose mean is Hᵢᵢ², and which is as often negative as positive where
+                   Hᵢᵢ = 0, whatever the noise's size. Noise still pulls it towards zero.
+
+    Intervals are Fisher's, in z = artanh ρ: the variance is the delete-a-group jackknife's over 16
+    groups of probes plus 1.06/(C − 3) for the choice of coordinates (Fieller, Hartley and Pearson,
+    1957), which takes coordinates as independent. They are for what so many probes show, and no
+    correction for noise is made. `reliability` is the correlation of A with B stepped up to all
+    probes (Spearman and Brown's 2r/(1 + r)), 0 if negative. NaN where nothing varies.
 
     Args:
       gradient: [C] values.
-      samples: [P, C] single probes at the same coordinates, P ≥ 2.
+      samples: [P, C] single probes at the same coordinates, P ≥ 4.
       groups: [C] labels; with them ranks are taken within each group, and the correlation is the
         mean over groups weighted by their coordinates. None takes all as one group.
 
@@ -127,41 +137,42 @@ def rank_correlation(
       A `RankCorrelation`.
 
     Raises:
-      ValueError: shapes that do not fit; fewer than 2 probes.
+      ValueError: shapes that do not fit; fewer than 4 probes.
 
-    Cost: about 20 sorts of C numbers.
+    Cost: about 40 sorts of C numbers.
     """
     gradient, samples = np.abs(np.asarray(gradient)), np.asarray(samples, np.float64)
-    if samples.ndim != 2 or samples.shape[1:] != gradient.shape or len(samples) < 2:
+    if samples.ndim != 2 or samples.shape[1:] != gradient.shape or len(samples) < 4:
         raise ValueError(
-            "samples must be [probes ≥ 2, coordinates] like gradient [coordinates], "
+            "samples must be [probes ≥ 4, coordinates] like gradient [coordinates], "
             f"got {samples.shape} and {gradient.shape}"
         )
     probes, count = samples.shape
     where = _group_positions(groups, count)
     ranks = _ranks(gradient, where)
-    against = lambda mean: _mean_product(ranks, _ranks(np.abs(mean), where))  # noqa: E731
-    total = samples.sum(0)
-    correlation = against(total / probes)
-    parts = np.array_split(np.arange(probes), min(probes, 16))
-    left_out = [against((total - samples[p].sum(0)) / (probes - len(p))) for p in parts]
-    z = np.arctanh(np.clip(left_out, -1 + 1e-12, 1 - 1e-12))
-    variance = (len(parts) - 1) / len(parts) * np.sum((z - z.mean()) ** 2)
+    against = lambda values: _mean_product(ranks, _ranks(values, where))  # noqa: E731
+    even = np.arange(probes) % 2 == 0
+
+    def statistics(kept):
+        a, b = samples[kept & even].mean(0), samples[kept & ~even].mean(0)
+        return against(np.abs(samples[kept].mean(0))), against(a * b)
+
+    every = np.ones(probes, bool)
+    whole = np.array(statistics(every))
+    # Groups of neighbours take as many even probes as odd ones, to within one.
+    parts = np.array_split(np.arange(probes), min(probes // 2, 16))
+    left_out = np.array([statistics(~np.isin(np.arange(probes), part)) for part in parts])
+    fisher = lambda r: np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12))  # noqa: E731
+    z = fisher(left_out)
+    variance = (len(parts) - 1) / len(parts) * np.sum((z - z.mean(0)) ** 2, axis=0)
     spread = 1.96 * np.sqrt(variance + 1.06 / max(count - 3, 1))
-    middle = np.arctanh(np.clip(correlation, -1 + 1e-12, 1 - 1e-12))
-    halves = (samples[::2].mean(0), samples[1::2].mean(0))
-    even, odd = (_ranks(np.abs(half), where) for half in halves)
-    half = _mean_product(even, odd)
-    reliability = 2 * half / (1 + half) if half > 0 else 0.0
-    corrected = np.clip(correlation / np.sqrt(reliability), -1, 1) if reliability > 0 else np.nan
-    return RankCorrelation(
-        float(correlation),
-        float(np.tanh(middle - spread)),
-        float(np.tanh(middle + spread)),
-        float(reliability) if np.isfinite(half) else float("nan"),
-        float(corrected),
-        count,
-    )
+    low, high = np.tanh(fisher(whole) - spread), np.tanh(fisher(whole) + spread)
+    a, b = samples[even].mean(0), samples[~even].mean(0)
+    half = _mean_product(_ranks(a, where), _ranks(b, where))
+    reliability = 2 * half / (1 + half) if half > 0 else 0.0 * half
+    control = against(np.abs(a - b))
+    values = (whole[0], low[0], high[0], control, whole[1], low[1], high[1], reliability)
+    return RankCorrelation(*map(float, values), coordinates=count)  # pyright: ignore[reportCallIssue]
 
 
 def import_matfree() -> Any:

@@ -91,20 +91,24 @@ def test_correlation_is_spearmans_and_its_interval_covers():
         # Of the population: ρ_S = 6/π·asin(ρ/2) of normal variables with ρ = 0.8.
         inside += found.low <= 6 / np.pi * np.arcsin(0.4) <= found.high
         assert found.low < found.correlation < found.high
-        assert 0.9 < found.reliability <= 1
-        assert found.correlation <= found.corrected <= 1
+        assert found.unbiased_low < found.unbiased < found.unbiased_high
+        assert 0.9 < found.reliability <= 1 and abs(found.control) < 0.25
     assert inside >= 17
 
 
-def test_what_noise_hides_is_corrected():
+def test_noise_that_grows_with_the_gradient_is_no_diagonal():
     draw = np.random.default_rng(1)
-    true = 2 + draw.normal(size=20000)  # Far enough from zero that |·| keeps the order.
-    gradient = true + 0.5 * draw.normal(size=true.size)
-    samples = true + 6.0 * draw.normal(size=(16, true.size))
-    clean = scipy.stats.spearmanr(np.abs(gradient), np.abs(true)).statistic
-    found = rank_correlation(gradient, samples)
-    assert found.correlation < 0.6 < clean
-    assert abs(found.corrected - clean) < 0.15
+    gradient = np.exp(draw.normal(size=20000))
+    noise = gradient * draw.normal(size=(16, gradient.size))
+    empty = rank_correlation(gradient, noise)
+    assert empty.correlation > 0.4
+    assert abs(empty.control - empty.correlation) < 0.03
+    assert empty.unbiased_low < 0 < empty.unbiased_high
+    assert empty.reliability < 0.05
+    real = rank_correlation(gradient, noise + 0.5 * gradient)
+    assert real.correlation > real.control + 0.1
+    assert real.unbiased_low > 0.2
+    assert real.reliability > 0.5
 
 
 def test_within_groups_only_order_inside_counts():
@@ -112,7 +116,7 @@ def test_within_groups_only_order_inside_counts():
     groups = np.repeat([0, 1], 300)
     scale = np.where(groups == 0, 1.0, 1000.0)
     true, gradient = np.exp(draw.normal(size=(2, 600))) * scale
-    samples = np.stack([true, true, true])
+    samples = np.stack([true, true, true, true])
     overall = rank_correlation(gradient, samples)
     within = rank_correlation(gradient, samples, groups)
     each = [
@@ -123,8 +127,8 @@ def test_within_groups_only_order_inside_counts():
 
 
 def test_nothing_varies():
-    found = rank_correlation(np.ones(5), np.ones((2, 5)))
-    assert np.isnan([found.correlation, found.low, found.high, found.corrected]).all()
+    found = rank_correlation(np.ones(5), np.ones((4, 5)))
+    assert np.isnan(found[:-1]).all()
 
 
 def test_arguments_are_checked(monkeypatch):
@@ -133,7 +137,7 @@ def test_arguments_are_checked(monkeypatch):
     with pytest.raises(ValueError, match="probes"):
         hessian_diagonal(loss, params, batches, KEY, probes=1)
     with pytest.raises(ValueError, match="samples"):
-        rank_correlation(np.ones(3), np.ones((2, 4)))
+        rank_correlation(np.ones(3), np.ones((4, 4)))
     monkeypatch.setitem(sys.modules, "matfree", None)
     with pytest.raises(ImportError, match=r"sharpjax\[anatomy\]"):
         hessian_diagonal(loss, params, batches, KEY)

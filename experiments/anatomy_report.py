@@ -1,0 +1,170 @@
+"""The anatomy's part of the report: tables and figures from its records, point by point."""
+
+import html
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from experiments import anatomy_figures, figures, paper, records
+from experiments.anatomy_records import (
+    TABLES,
+    Block,
+    Clipped,
+    Correlation,
+    Decrease,
+    Lorenz,
+    Parts,
+    Ritz,
+)
+
+# (title, header, rows, caption): what `report.Table` is made of.
+Content = tuple[str, tuple[str, ...], list[tuple[str, ...]], str]
+
+
+def sections(
+    directory: Path | str,
+    table: Callable[[Content], str],
+    figure: Callable[[figures.Drawn], str],
+    number: Callable[[float], str],
+) -> Iterator[str]:
+    """HTML of the anatomy, nothing without records; `table`, `figure`, `number` are the report's.
+
+    Draws the figures into DIR/figures.
+    """
+    rows = {t: records.read(directory, t) for t in TABLES}
+    drawn = anatomy_figures.draw_all(directory)
+    for place in anatomy_figures.places(rows):
+        here = {t: anatomy_figures.at(rows[t], place) for t in TABLES}
+        end = anatomy_figures.suffix(place)
+        mine = {d.name.removesuffix("_" + end): d for d in drawn if d.name.endswith(end)}
+        title = f"{paper.column_name(place[:2])}, epoch {place[3]}, batch {place[4]}"
+        yield f"<h2>Anatomy of sharpness: {html.escape(title)}</h2>"
+        for made, names in (
+            (context(here, number), ("anatomy_lorenz", "anatomy_blocks", "anatomy_contributions")),
+            (conjecture(here), ("anatomy_density",)),
+            (None, ("anatomy_gauss_newton", "anatomy_spectrum")),
+            (span(here, number), ("anatomy_span",)),
+            (clipping(here, number), ("anatomy_fractions",)),
+        ):
+            if made:
+                yield table(made)
+            yield from (figure(mine[name]) for name in names if name in mine)
+
+
+def context(rows: dict[type, list], number: Callable[[float], str]) -> Content | None:
+    """Each algorithm's sharpness, as a fraction of λ_max, and what it is made of."""
+    if not rows[Parts]:
+        return None
+    largest = residual = math.nan
+    if rows[Ritz]:
+        largest, residual = anatomy_figures.as_spectrum(rows[Ritz]).largest
+    lines = []
+    for algorithm, label in paper.ALGORITHMS.items():
+        part = _one(rows[Parts], algorithm=algorithm)
+        if part is None:
+            continue
+        top = _one(rows[Lorenz], algorithm=algorithm, fraction=0.05)
+        blocks = [r for r in rows[Block] if r.algorithm == algorithm]
+        own = [r for r in blocks if (r.layer, r.kind) == (r.other_layer, r.other_kind)]
+        within = sum(r.sharpness for r in own) / part.sharpness if blocks else math.nan
+        values = (
+            number(part.sharpness),
+            number(part.sharpness_se),
+            number(part.sharpness / largest),
+            _percent(part.gauss_newton / part.sharpness),
+            _percent(top.share if top else math.nan),
+            _percent(within),
+        )
+        lines.append((label, *values))
+    header = (
+        *("", "sharpness", "± standard error", "of λ max", "Gauss–Newton"),
+        *("in the top 5 % of the gradient", "within blocks"),
+    )
+    caption = (
+        "Per cent of vᵀHv; above 100 % or below 0 where the rest has the other sign. "
+        f"λ max {number(largest)}, an eigenvalue within {number(residual)} of it."
+    )
+    return "Each direction’s sharpness in context", header, lines, caption
+
+
+def conjecture(rows: dict[type, list]) -> Content | None:
+    """The rank correlations of |gᵢ| with |Hᵢᵢ|, and whether the conjecture held."""
+    names = {"batch": "training batch’s gradient", "test": "test loss’s gradient"}
+    lines, verdicts = [], []
+    for gradient, name in names.items():
+        for scope in ("overall", "within tensors"):
+            r = _one(rows[Correlation], gradient=gradient, scope=scope)
+            if r is None:
+                continue
+            cells = (
+                f"{r.unbiased:.3f} [{r.unbiased_low:.3f}, {r.unbiased_high:.3f}]",
+                f"{r.correlation:.3f} [{r.low:.3f}, {r.high:.3f}]",
+                f"{r.control:.3f}",
+                f"{r.reliability:.2f}",
+                _percent(r.resolved),
+            )
+            lines.append((f"{name}, {scope}", *(cell.replace("-", "−") for cell in cells)))
+            low, high = r.unbiased_low, r.unbiased_high
+            held = "held" if low > 0 else "contradicted" if high < 0 else "undecided"
+            verdicts.append(f"{held} {scope} for the {name}")
+    if not lines:
+        return None
+    header = ("", "ρ with Hᵢᵢ², unbiased", "ρ with |Hᵢᵢ|", "noise alone", "reliability", "resolved")
+    count = rows[Correlation][0]
+    caption = (
+        f"The conjecture (large |gradient| meets large |Hessian diagonal|) {'; '.join(verdicts)}: "
+        "held where the first column’s whole 95 % interval is positive. Spearman’s rank "
+        f"correlation of |gradient|, {count.probes} random probes. The probes’ noise has the size "
+        "of a Hessian row, so the second column counts only as far as it exceeds the third; the "
+        "first is zero on average where the diagonal is zero, and noise pulls it towards zero. "
+        "Reliability: of the signed estimate, by halves of the probes. Resolved: estimates above "
+        "two of their standard errors (5 % by chance)."
+    )
+    return "Do large gradient coordinates meet large Hessian coordinates?", header, lines, caption
+
+
+def span(rows: dict[type, list], number: Callable[[float], str]) -> Content | None:
+    """Decreases of the test loss, real and promised."""
+    lines = []
+    for algorithm, label in (paper.ALGORITHMS | {"span": "best step in the span"}).items():
+        r = _one(rows[Decrease], algorithm=algorithm)
+        if r is not None:
+            values = (r.best_decrease, r.best_step, r.predicted_decrease, r.model_decrease)
+            lines.append((label, *map(number, values)))
+    if not lines:
+        return None
+    header = ("", "best decrease", "its distance", "model’s promise", "loss at the model’s step")
+    caption = (
+        "Decreases of the test loss in nats. The span’s step is chosen with the test loss’s own "
+        "slope and curvature, which no optimizer sees."
+    )
+    return "How far down, alone and together", header, lines, caption
+
+
+def clipping(rows: dict[type, list], number: Callable[[float], str]) -> Content | None:
+    """The best clipped fraction of each curve, beside 5 % and none."""
+    lines = []
+    for quantity in dict.fromkeys(r.quantity for r in rows[Clipped]):
+        for scope, words in (("global", "one threshold"), ("tensor", "a threshold a tensor")):
+            curve = [r for r in rows[Clipped] if (r.quantity, r.scope) == (quantity, scope)]
+            if not curve:
+                continue
+            best = max(curve, key=lambda r: r.best_decrease)
+            five, none = _one(curve, fraction=0.05), _one(curve, fraction=0.0)
+            at = lambda r: number(r.best_decrease) if r else "–"  # noqa: E731
+            cells = (f"{100 * best.fraction:g} %", at(best), at(five), at(none))
+            lines.append((f"{quantity}, {words}", *cells))
+    if not lines:
+        return None
+    header = ("", "best fraction", "its best decrease", "at 5 %", "unclipped")
+    caption = "Best decrease of the test loss along SGD’s momentum or the gradient, clipped."
+    return "How much to clip", header, lines, caption
+
+
+def _one(rows: list, **where: Any) -> Any:
+    return next((r for r in rows if all(getattr(r, k) == v for k, v in where.items())), None)
+
+
+def _percent(share: float) -> str:
+    return "n/a" if math.isnan(share) else f"{100 * share:.1f} %".replace("-", "−")
