@@ -1,13 +1,13 @@
 """What a study is: every number that its records depend on, and the three presets."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sharpjax._checks import check_in_range
 
 TASKS = ("translation", "mlm")
 TRAJECTORIES = ("sgd", "adam")
-Task = Literal["translation", "mlm"]
+Task = Literal["translation", "mlm", "causal"]  # The paper's two, and one more.
 Trajectory = Literal["sgd", "adam"]
 
 
@@ -47,6 +47,8 @@ class Config:
     translation: TaskConfig
     # Masked language modelling with a RoBERTa.
     mlm: TaskConfig
+    # Causal language modelling with a GPT-2; `reproduce` leaves it out.
+    causal: TaskConfig
     # Training examples: the first of the corpus.
     examples: int
     # Examples of a training step; it divides `examples`.
@@ -141,7 +143,7 @@ class Config:
         check_in_range("clip_fraction", self.clip_fraction, 0.0, 1.0)
         for name in ("warmup_learning_rate", "sgd_learning_rate", "adam_learning_rate"):
             check_in_range(name, getattr(self, name), 0.0, float("inf"), open_high=True)
-        for task in TASKS:
+        for task in get_args(Task):
             made: TaskConfig = getattr(self, task)
             for field in dataclasses.fields(made):
                 value = getattr(made, field.name)
@@ -202,6 +204,7 @@ _DEMO = Config(
     preset="demo",
     translation=_TINY,
     mlm=dataclasses.replace(_TINY, length=32),
+    causal=dataclasses.replace(_TINY, length=32),
     examples=1280,
     batch_size=128,
     micro_batch_size=32,
@@ -234,6 +237,7 @@ PRESETS = {
         preset="small",
         translation=_SMALL,
         mlm=dataclasses.replace(_SMALL, corpus="stanfordnlp/imdb", length=64),
+        causal=dataclasses.replace(_SMALL, corpus="stanfordnlp/imdb", length=64),
         examples=2560,
         batch_size=256,
         micro_batch_size=32,
@@ -258,6 +262,17 @@ PRESETS = {
             vocab_size=50265,
             d_model=768,
             d_ff=3072,
+            heads=12,
+        ),
+        causal=dataclasses.replace(
+            _PAPER,
+            corpus="stanfordnlp/imdb",
+            tokenizer="openai-community/gpt2",
+            checkpoint="openai-community/gpt2",
+            vocab_size=50257,
+            d_model=768,
+            d_ff=3072,
+            layers=12,
             heads=12,
         ),
         examples=10240,

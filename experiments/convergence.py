@@ -40,7 +40,7 @@ def run(directory: Path, config: Config, task: Task, start: Any, watch: Watch) -
 
 def table_2(task: str) -> dict[str, str]:
     """The paper's rates, in the records' notation."""
-    rates = paper.LEARNING_RATES[task]
+    rates = paper.LEARNING_RATES.get(task, paper.LEARNING_RATES["mlm"])
     return {k: r if r == RELATIVE else repr(float(r)) for k, r in rates.items()}
 
 

@@ -112,15 +112,17 @@ def load_corpus(source: str, kind: Kind, count: int | None = None) -> Corpus:
         rows = embedded.pairs(asked) if kind == "translation" else embedded.paragraphs(asked)
         columns = tuple(zip(*rows, strict=True)) if kind == "translation" else (tuple(rows),)
         return Corpus("embedded", kind, columns)
+    source, _, column = source.partition("#")
+    column = column or kind
     path = Path(source)
     if path.is_dir() or path.is_file() or path.suffix in SUFFIXES:
         path = _only_file(path)
         # A kind is also the name of its column.
         name = f"{path.resolve().parent.name}/{path.name}"
         read = _read_parquet if path.suffix == ".parquet" else _read_jsonl
-        values = read(path, name, kind, count)
+        values = read(path, name, column, count)
     else:
-        name, values = _read_hub(source, kind, count)
+        name, values = _read_hub(source, column, count)
     if count is not None and len(values) < count:
         raise DataError(f"{name}: {count} rows were asked for, but it has {len(values)}")
     if not values:

@@ -2,7 +2,11 @@
 
 from collections.abc import Iterable
 
-TASKS = {"translation": "Machine translation", "mlm": "Masked language modelling"}
+TASKS = {
+    "translation": "Machine translation",
+    "mlm": "Masked language modelling",
+    "causal": "Causal language modelling",  # Ours: this version of the paper has no such task.
+}
 TRAJECTORIES = {"sgd": "SGD", "adam": "Adam"}
 ALGORITHMS = {  # In the order of the paper's tables.
     "sgd": "SGD",

@@ -81,8 +81,8 @@ def make_task(name: str, config: Config, seed: int) -> Task:
     study = corpus.rows(0, config.examples)
 
     if about.tokenizer == "trained":
-        texts = study.texts if name == "mlm" else (*study.english, *study.french)
-        style = "roberta" if name == "mlm" else "t5"
+        texts = study.texts if kind == "text" else (*study.english, *study.french)
+        style = "roberta" if kind == "text" else "t5"  # Byte level suits a GPT-2 too.
         tokenizer = tokenization.train_tokenizer(texts, about.vocab_size, style)
         tokenizer_name = f"trained on the study's texts, {len(tokenizer)} tokens"
     else:
@@ -90,8 +90,11 @@ def make_task(name: str, config: Config, seed: int) -> Task:
         tokenizer_name = about.tokenizer
 
     def encode(rows) -> Batches:
-        if name == "mlm":
-            return tokenization.encode_text(tokenizer, rows.texts, about.length)
+        if kind == "text":
+            encoded = tokenization.encode_text(tokenizer, rows.texts, about.length)
+            if name == "causal":
+                encoded["labels"] = models.next_token_labels(*encoded.values())
+            return encoded
         return tokenization.encode_translation(
             tokenizer, rows.english, rows.french, about.length, about.target_length
         )
@@ -159,6 +162,17 @@ def _model(name, about, seed) -> tuple[Any, Any]:
                 d_ff=about.d_ff,
                 num_layers=about.layers,
                 num_heads=about.heads,
+            )
+        )
+    elif name == "causal":
+        model = models.GPT2(
+            models.GPT2Config(
+                vocab_size=about.vocab_size,
+                n_positions=about.length,
+                n_embd=about.d_model,
+                n_layer=about.layers,
+                n_head=about.heads,
+                n_inner=about.d_ff,
             )
         )
     else:

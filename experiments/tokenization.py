@@ -37,6 +37,8 @@ def load_tokenizer(path_or_hub_id: str) -> PreTrainedTokenizerBase:
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise DataError(f"{path_or_hub_id}: no tokenizer could be loaded ({reason})") from error
+    if tokenizer.pad_token_id is None:  # GPT-2's; the attention mask says what is padding.
+        tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None:
         raise DataError(f"{path_or_hub_id}: the tokenizer has no padding or no end-of-text token")
     return tokenizer

@@ -1,6 +1,6 @@
 """Directional sharpness of optimizers, and coordinate-wise clipping to flatten it.
 
-`sharpjax.models` (Flax T5 and RoBERTa) needs the extra `sharpjax[models]` and is imported apart.
+`sharpjax.models` (Flax T5, RoBERTa and GPT-2) needs the extra `sharpjax[models]` and is imported apart.
 """
 
 from sharpjax.clipping import clip_top_fraction, coord_clip, top_fraction_threshold
@@ -14,6 +14,12 @@ from sharpjax.curvature import (
     measure_directions,
 )
 from sharpjax.landscape import LineSearch, loss_along, search_along
+from sharpjax.monitor import (
+    SharpnessMonitor,
+    sharpness_monitor,
+    tensorboard_logger,
+    wandb_logger,
+)
 from sharpjax.optimizers import (
     FactoredRmsState,
     adafactor,
@@ -34,6 +40,7 @@ __all__ = [
     "DirectionalTaylor",
     "FactoredRmsState",
     "LineSearch",
+    "SharpnessMonitor",
     "adafactor",
     "adam",
     "clip_top_fraction",
@@ -52,5 +59,8 @@ __all__ = [
     "scale_by_clipped_factored_rms",
     "search_along",
     "sgd",
+    "sharpness_monitor",
+    "tensorboard_logger",
     "top_fraction_threshold",
+    "wandb_logger",
 ]

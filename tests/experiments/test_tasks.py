@@ -12,7 +12,7 @@ from sharpjax import models
 from tests.experiments import tiny
 
 
-@pytest.fixture(scope="module", params=("translation", "mlm"))
+@pytest.fixture(scope="module", params=("translation", "mlm", "causal"))
 def task(request):
     return tasks.make_task(request.param, tiny.config(), seed=0)
 

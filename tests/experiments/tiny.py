@@ -33,7 +33,7 @@ def config(preset="demo", **overrides):
     base = PRESETS[preset]
     tasks = {
         name: dataclasses.replace(getattr(base, name), corpus="embedded", **MODEL, layers=1)
-        for name in ("translation", "mlm")
+        for name in ("translation", "mlm", "causal")
     }
     return dataclasses.replace(base, **tasks, **{**OVERRIDES, **overrides})
 
@@ -44,7 +44,7 @@ def arguments(**overrides):
     for name, value in {**OVERRIDES, **overrides}.items():
         values = value if isinstance(value, tuple) else (value,)
         words += [f"--{name.replace('_', '-')}", *map(str, values)]
-    for task in ("translation", "mlm"):
+    for task in ("translation", "mlm", "causal"):
         for name, value in MODEL.items():
             words += [f"--{task}.{name.replace('_', '-')}", str(value)]
     return words
