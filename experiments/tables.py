@@ -191,7 +191,7 @@ def rate_table(run: Run) -> Table:
         row = [label]
         for task in tasks:
             row.append(", ".join(map(_rate_text, sorted(used.get((task, algorithm), {"–"})))))
-            row.append(_rate_text(paper.LEARNING_RATES[task][algorithm]))
+            row.append(_rate_text(paper.LEARNING_RATES.get(task, {}).get(algorithm, "–")))
         rows.append(tuple(row))
     header = [name for task in tasks for name in (paper.TASKS[task], "paper")]
     caption = "“relative”: Adafactor’s own step, which follows each tensor’s scale."
