@@ -56,8 +56,8 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, h: jax.Array) -> jax.Array:
-        scale = self.param("scale", nn.initializers.ones, (h.shape[-1],))
-        bias = self.param("bias", nn.initializers.zeros, (h.shape[-1],))
+        scale = self.param("scale", nn.initializers.ones, (h.shape[-1],), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (h.shape[-1],), jnp.float32)
         h = h.astype(wide(h.dtype))
         h = h - jnp.mean(h, -1, keepdims=True)
         h = h * lax.rsqrt(jnp.mean(h**2, -1, keepdims=True) + self.config.layer_norm_eps)
@@ -78,11 +78,11 @@ class PaddedEmbed(nn.Module):
     def setup(self):
         c = self.config
 
-        def init(key, shape, dtype=jnp.float32):
+        def init(key, shape, dtype):
             table = nn.initializers.normal(c.initializer_range)(key, shape, dtype)
             return table.at[c.pad_token_id].set(0)
 
-        self.embedding = self.param("embedding", init, (self.rows, c.hidden_size))
+        self.embedding = self.param("embedding", init, (self.rows, c.hidden_size), jnp.float32)
 
     def __call__(self, ids: jax.Array) -> jax.Array:
         rows = jnp.take(self.embedding, ids, axis=0)
@@ -188,7 +188,7 @@ class MaskedLMHead(nn.Module):
         h = nn.Dense(c.hidden_size, dtype=self.dtype, kernel_init=init, name="dense")(h)
         h = LayerNorm(c, self.dtype, name="norm")(activation("gelu")(h))
         kernel = kernel.astype(self.dtype or kernel.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (c.vocab_size,))
+        bias = self.param("bias", nn.initializers.zeros, (c.vocab_size,), jnp.float32)
         logits = jnp.einsum("btd,dv->btv", h, kernel, preferred_element_type=wide(h.dtype))
         return logits + bias[None, None]
 

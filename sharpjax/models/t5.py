@@ -55,7 +55,7 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, h: jax.Array) -> jax.Array:
         init = nn.initializers.constant(self.config.initializer_factor)
-        scale = self.param("scale", init, (h.shape[-1],))
+        scale = self.param("scale", init, (h.shape[-1],), jnp.float32)
         h = h.astype(wide(h.dtype))
         h = h * lax.rsqrt(jnp.mean(h**2, -1, keepdims=True) + self.config.layer_norm_epsilon)
         return (h * scale[None, None]).astype(self.dtype or h.dtype)
@@ -216,7 +216,7 @@ class LogitsKernel(nn.Module):
 
     @nn.compact
     def __call__(self) -> jax.Array:
-        return self.param("kernel", self.init_fn, self.shape)
+        return self.param("kernel", self.init_fn, self.shape, jnp.float32)
 
 
 def shift_right(labels: jax.Array, config: T5Config) -> jax.Array:
