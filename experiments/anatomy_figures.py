@@ -206,8 +206,8 @@ def density_figure(rows: dict[type, list]) -> Figure:
             if scope in ("overall", "within tensors")
         ]
         lines += [f"{zeros:,} exact zeros not drawn"] if zeros else []
-        axes.text(0.02, 0.98, "\n".join(lines), transform=axes.transAxes, va="top", fontsize=8.5)
-        axes.set_title({"batch": "Training batch’s gradient", "test": "Test loss’s gradient"}[name])
+        title = {"batch": "Training batch’s gradient", "test": "Test loss’s gradient"}[name]
+        axes.set_title("\n".join([title, *lines]), fontsize=9)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$")
             axis.get_major_locator().set_params(integer=True)
@@ -242,6 +242,9 @@ def spectrum_figure(rows: dict[type, list]) -> Figure:
     axes.set_yscale("log")
     axes.set_ylim(bottom, density.max() * 30)
     axes.set_xscale("symlog", linthresh=inner, linscale=0.5)
+    decades = range(math.ceil(math.log10(2 * inner)), math.ceil(math.log10(1.6 * max(high, -low))))
+    ticks = [0.0, *(10.0**k for k in decades), *(-(10.0**k) for k in decades)]
+    axes.set_xticks(sorted(ticks))
     axes.set_xlim(1.6 * min(low, -inner), 1.6 * max(high, inner))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_minor_locator(NullLocator())
@@ -362,7 +365,7 @@ def fraction_figure(rows: dict[type, list]) -> Figure:
                 best = max(whole, key=value)
                 axes.plot(100 * best.fraction, value(best), "o", ms=6, color=_QUANTITIES[quantity])
         axes.axvline(5, color="#999999", linewidth=0.8, linestyle=(0, (3, 2)))
-        _limits(axes, scale, [abs(value(r)) for r in rows[Clipped]])
+        _limits(axes, scale, [value(r) for r in rows[Clipped]])
         axes.set_xscale("log")
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:g} %")
@@ -418,13 +421,16 @@ def _scope(scope: str) -> str:
     return {"global": "one threshold", "tensor": "a threshold a tensor"}[scope]
 
 
-def _limits(axes: Axes, scale: str, magnitudes: list[float]) -> None:
-    known = [m for m in magnitudes if math.isfinite(m) and m > 0]
+def _limits(axes: Axes, scale: str, values: list[float]) -> None:
+    known = [v for v in values if math.isfinite(v)]
     if scale == "symlog" and known:
-        axes.set_yscale("symlog", linthresh=max(known) / 100)
+        if min(known) <= 0:
+            axes.set_yscale("symlog", linthresh=max(map(abs, known)) / 100 or 1)
+        else:
+            axes.set_yscale("log")
         axes.yaxis.set_minor_locator(NullLocator())
     elif known:
-        axes.set_ylim(0, 1.08 * max(known))
+        axes.set_ylim(0, 1.08 * max(known) or 1)
 
 
 _FIGURES: tuple[tuple[type, str, str, str, Callable[[dict], Figure]], ...] = (
