@@ -23,8 +23,9 @@ from sharpjax._checks import (
     check_same_structure,
     check_scalar_loss,
 )
+from sharpjax.second_order import second_order
 
-METHODS = ("reverse", "forward")
+METHODS = ("reverse", "forward", "adjoint")
 
 
 class DirectionalTaylor(NamedTuple):
@@ -105,10 +106,9 @@ def directional_taylor(
     params, direction = _prepare(loss_fn, params, direction, *args)
     unit, norm = _normalize(direction)
     with jax.default_matmul_precision("highest"):
-        loss, slopes, sharpness = _taylor(
-            lambda p: loss_fn(p, *args), params, jax.tree.map(lambda x: x[None], unit), method, 1
-        )
-    return DirectionalTaylor(loss, slopes[0], jnp.where(norm > 0, sharpness[0], jnp.nan))
+        loss, along = _taylor(lambda p: loss_fn(p, *args), params, method)
+        slope, sharpness = along(unit)
+    return DirectionalTaylor(loss, slope, jnp.where(norm > 0, sharpness, jnp.nan))
 
 
 def directional_sharpness(
@@ -211,12 +211,17 @@ def micro_batch_shape(batches: Any) -> Any:
 @functools.partial(jax.jit, static_argnames=("loss_fn", "method", "chunk"))
 def _measure(loss_fn, params, updates, batches, extra, method, chunk):
     params = _widen(params)
-    normalized = {name: _normalize(_widen(update)) for name, update in updates.items()}
-    units = jax.tree.map(lambda *us: jnp.stack(us), *(unit for unit, _ in normalized.values()))
-    norms = jnp.stack([norm for _, norm in normalized.values()])
+    magnitudes = [_magnitude(_widen(update)) for update in updates.values()]
+    norms = jnp.stack([norm for _, _, norm in magnitudes])
+    # Made where they are used, one chunk at a time: a copy of every update would be the peak.
+    units = [
+        lambda update=update, magnitude=magnitude: _divide(_widen(update), *magnitude[:2])
+        for update, magnitude in zip(updates.values(), magnitudes, strict=True)
+    ]
 
     def one_micro_batch(_, batch):
-        return None, _taylor(lambda p: loss_fn(p, batch, *extra), params, units, method, chunk)
+        loss, along = _taylor(lambda p: loss_fn(p, batch, *extra), params, method)
+        return None, (loss, *_map_chunks(along, units, chunk))
 
     with jax.default_matmul_precision("highest"):
         _, (losses, slopes, sharpnesses) = jax.lax.scan(one_micro_batch, None, batches)
@@ -236,29 +241,48 @@ def _measure(loss_fn, params, updates, batches, extra, method, chunk):
     }
     return {
         name: DirectionStats(loss=loss, **{k: v[i] for k, v in table.items()})
-        for i, name in enumerate(normalized)
+        for i, name in enumerate(updates)
     }
 
 
-def _taylor(f, params, units, method, chunk):
-    """Loss, slopes [K] and sharpnesses [K] along a stack of K unit directions."""
+def _taylor(f, params, method):
+    """The loss f(params), and v -> (slope, sharpness) along a unit direction."""
+    if method == "adjoint":
+        return second_order(f, params)
     if method == "forward":
-        second_order = _second_order(f, params)
-        loss = f(params)
-        slopes, sharpness = jax.lax.map(second_order, units, batch_size=chunk)
-        return loss, slopes, sharpness
+        return f(params), _forward(f, params)
     (loss, _), tangent = jax.linearize(jax.value_and_grad(f), params)
 
     def along(v):
         slope, product = tangent(v)
         return slope, optax.tree.vdot(v, product)
 
-    slopes, sharpness = jax.lax.map(along, units, batch_size=chunk)
-    return loss, slopes, sharpness
+    return loss, along
 
 
-def _second_order(f, params) -> Callable:
-    """v -> (d/ds, d²/ds²) f(params + s·v) at s = 0, without a backward pass."""
+def _map_chunks(along, units, chunk):
+    """Stacks [K] of what `along` says of K units, which are given as functions that make them."""
+
+    def make(group):
+        made = [unit() for unit in group]
+        return made[0] if chunk == 1 else jax.tree.map(lambda *vs: jnp.stack(vs), *made)
+
+    def measure(made):
+        return jax.tree.map(jnp.atleast_1d, along(made) if chunk == 1 else jax.vmap(along)(made))
+
+    count = len(units) // chunk
+    groups = [functools.partial(make, units[i * chunk : (i + 1) * chunk]) for i in range(count)]
+    parts = []
+    if groups:
+        whole = jax.lax.map(lambda i: measure(jax.lax.switch(i, groups)), jnp.arange(count))
+        parts.append(jax.tree.map(jnp.ravel, whole))
+    if len(units) % chunk:
+        parts.append(measure(make(units[count * chunk :])))
+    return jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
+
+
+def _forward(f, params) -> Callable:
+    """The function v -> (d/ds, d²/ds²) f(params + s·v) at s = 0, without a backward pass."""
     leaves, structure = jax.tree.flatten(params)
 
     def flat(*xs):
@@ -304,14 +328,22 @@ def _widen(tree):
 
 
 def _normalize(direction):
-    """(direction/‖direction‖, ‖direction‖); a zero direction stays zero.
+    """(direction/‖direction‖, ‖direction‖); a zero direction stays zero."""
+    scale, norm, length = _magnitude(direction)
+    return _divide(direction, scale, norm), length
 
-    Divides by the largest magnitude first: squares of 1e-30 would vanish in float32.
+
+def _magnitude(direction):
+    """(scale, norm, ‖direction‖): direction/scale/norm has length 1; no divisor is zero.
+
+    The largest magnitude goes first: squares of 1e-30 would vanish in float32.
     """
     leaves = [jnp.max(jnp.abs(x), initial=0) for x in jax.tree.leaves(direction)]
     largest = functools.reduce(jnp.maximum, leaves, jnp.zeros(()))
     scale = jnp.where(largest > 0, largest, 1)
-    scaled = jax.tree.map(lambda x: x / scale.astype(x.dtype), direction)
-    norm = optax.tree.norm(scaled)
-    unit = jax.tree.map(lambda x: x / jnp.where(norm > 0, norm, 1).astype(x.dtype), scaled)
-    return unit, jnp.where(largest > 0, norm * scale, 0)
+    norm = optax.tree.norm(jax.tree.map(lambda x: x / scale.astype(x.dtype), direction))
+    return scale, jnp.where(norm > 0, norm, 1), jnp.where(largest > 0, norm * scale, 0)
+
+
+def _divide(direction, scale, norm):
+    return jax.tree.map(lambda x: x / scale.astype(x.dtype) / norm.astype(x.dtype), direction)
