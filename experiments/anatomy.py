@@ -30,6 +30,7 @@ from experiments.anatomy_records import (
     SpanValue,
 )
 from experiments.config import Config
+from experiments.corpora import DataError
 from experiments.tasks import Task, rng
 from experiments.watch import Interrupted, Watch
 from sharpjax.anatomy import block_sharpness, sharpness_by_rank
@@ -122,11 +123,17 @@ def run(
 
     Raises:
       Interrupted: it was asked to stop.
+      DataError: no such epoch or batch.
       ImportError: matfree is not installed.
     """
     options = options or Options()
     epoch = epoch or min(config.measured_epochs)
     batch = batch or task.measured_batches(epoch)[0]
+    if epoch < 1 or not 1 <= batch <= config.batches_per_epoch:
+        raise DataError(
+            f"epoch must be at least 1 and batch in [1, {config.batches_per_epoch}], "
+            f"got {epoch} and {batch}"
+        )
     place = (task.name, name, task.seed, epoch, batch)
     items = list(_items(place, config, options))
     missing = [item for item in items if not _recorded(directory, place, item)]

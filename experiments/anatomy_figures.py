@@ -491,8 +491,9 @@ _FIGURES: tuple[tuple[type, str, str, str, Callable[[dict], Figure]], ...] = (
         Ritz,
         "anatomy_spectrum",
         "The Hessian’s spectrum, and the sharpness of each direction in it",
-        "Stochastic Lanczos quadrature; each eigenvalue is blurred by 15 % of its size. Band: "
-        "standard error over random starts.",
+        "Stochastic Lanczos quadrature; each value is blurred by 15 % of its size. The edges "
+        "are resolved best; near zero a hump stands for very many eigenvalues. Band: standard "
+        "error over random starts.",
         spectrum_figure,
     ),
     (

@@ -17,18 +17,15 @@ from experiments.anatomy_records import (
     Parts,
     Ritz,
 )
-
-# (title, header, rows, caption): what `report.Table` is made of.
-Content = tuple[str, tuple[str, ...], list[tuple[str, ...]], str]
+from experiments.tables import Table, number
 
 
 def sections(
     directory: Path | str,
-    table: Callable[[Content], str],
+    table: Callable[[Table], str],
     figure: Callable[[figures.Drawn], str],
-    number: Callable[[float], str],
 ) -> Iterator[str]:
-    """HTML of the anatomy, nothing without records; `table`, `figure`, `number` are the report's.
+    """HTML of the anatomy, nothing without records; `table` and `figure` are the report's.
 
     Draws the figures into DIR/figures.
     """
@@ -41,18 +38,18 @@ def sections(
         title = f"{paper.column_name(place[:2])}, epoch {place[3]}, batch {place[4]}"
         yield f"<h2>Anatomy of sharpness: {html.escape(title)}</h2>"
         for made, names in (
-            (context(here, number), ("anatomy_lorenz", "anatomy_blocks", "anatomy_contributions")),
+            (context(here), ("anatomy_lorenz", "anatomy_blocks", "anatomy_contributions")),
             (conjecture(here), ("anatomy_density",)),
             (None, ("anatomy_gauss_newton", "anatomy_spectrum")),
-            (span(here, number), ("anatomy_span",)),
-            (clipping(here, number), ("anatomy_fractions",)),
+            (span(here), ("anatomy_span",)),
+            (clipping(here), ("anatomy_fractions",)),
         ):
             if made:
                 yield table(made)
             yield from (figure(mine[name]) for name in names if name in mine)
 
 
-def context(rows: dict[type, list], number: Callable[[float], str]) -> Content | None:
+def context(rows: dict[type, list]) -> Table | None:
     """Each algorithm's sharpness, as a fraction of λ_max, and what it is made of."""
     if not rows[Parts]:
         return None
@@ -85,10 +82,10 @@ def context(rows: dict[type, list], number: Callable[[float], str]) -> Content |
         "Per cent of vᵀHv; above 100 % or below 0 where the rest has the other sign. "
         f"λ max {number(largest)}, an eigenvalue within {number(residual)} of it."
     )
-    return "Each direction’s sharpness in context", header, lines, caption
+    return Table("Each direction’s sharpness in context", header, lines, caption)
 
 
-def conjecture(rows: dict[type, list]) -> Content | None:
+def conjecture(rows: dict[type, list]) -> Table | None:
     """The rank correlations of |gᵢ| with |Hᵢᵢ|, and whether the conjecture held."""
     names = {"batch": "training batch’s gradient", "test": "test loss’s gradient"}
     lines, verdicts = [], []
@@ -121,10 +118,12 @@ def conjecture(rows: dict[type, list]) -> Content | None:
         "Reliability: of the signed estimate, by halves of the probes. Resolved: estimates above "
         "two of their standard errors (5 % by chance)."
     )
-    return "Do large gradient coordinates meet large Hessian coordinates?", header, lines, caption
+    return Table(
+        "Do large gradient coordinates meet large Hessian coordinates?", header, lines, caption
+    )
 
 
-def span(rows: dict[type, list], number: Callable[[float], str]) -> Content | None:
+def span(rows: dict[type, list]) -> Table | None:
     """Decreases of the test loss, real and promised."""
     lines = []
     for algorithm, label in (paper.ALGORITHMS | {"span": "best step in the span"}).items():
@@ -139,10 +138,10 @@ def span(rows: dict[type, list], number: Callable[[float], str]) -> Content | No
         "Decreases of the test loss in nats. The span’s step is chosen with the test loss’s own "
         "slope and curvature, which no optimizer sees."
     )
-    return "How far down, alone and together", header, lines, caption
+    return Table("How far down, alone and together", header, lines, caption)
 
 
-def clipping(rows: dict[type, list], number: Callable[[float], str]) -> Content | None:
+def clipping(rows: dict[type, list]) -> Table | None:
     """The best clipped fraction of each curve, beside 5 % and none."""
     lines = []
     for quantity in dict.fromkeys(r.quantity for r in rows[Clipped]):
@@ -159,7 +158,7 @@ def clipping(rows: dict[type, list], number: Callable[[float], str]) -> Content 
         return None
     header = ("", "best fraction", "its best decrease", "at 5 %", "unclipped")
     caption = "Best decrease of the test loss along SGD’s momentum or the gradient, clipped."
-    return "How much to clip", header, lines, caption
+    return Table("How much to clip", header, lines, caption)
 
 
 def _one(rows: list, **where: Any) -> Any:

@@ -163,6 +163,7 @@ def _ritz(diagonal, beside, last, gram, tolerance):
     values, vectors = scipy.linalg.eigh_tridiagonal(diagonal[:m], beside[: m - 1])
     weights = vectors[0] ** 2
     residuals = np.abs(np.append(beside, last)[m - 1] * vectors[-1])
+    residuals = np.maximum(residuals, tolerance**2 * np.abs(values).max())  # Rounding.
     pad = (0, steps - m)
     weights = np.pad(weights / weights.sum(), pad)
     return np.pad(values, pad, mode="edge"), weights, np.pad(residuals, pad, mode="edge")

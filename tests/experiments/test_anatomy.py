@@ -75,8 +75,7 @@ def synthetic():
 
 
 def sections(directory):
-    table = lambda content: report._table(report.Table(*content))  # noqa: E731
-    return "\n".join(anatomy_report.sections(directory, table, report._figure, report.number))
+    return "\n".join(anatomy_report.sections(directory, report._table, report._figure))
 
 
 def test_every_figure_and_table_from_rows(tmp_path):
