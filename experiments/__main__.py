@@ -1,4 +1,4 @@
-"""The command line: `python -m experiments reproduce|sharpness|convergence|report --help`."""
+"""The command line: `python -m experiments --help`."""
 
 import contextlib
 import functools
@@ -63,6 +63,27 @@ def convergence(config: Fields, out: Path, task: Task) -> Command:
     return _study(config, out, lambda study: study.convergence(task))
 
 
+def anatomy(
+    config: Fields,
+    out: Path,
+    task: Task,
+    trajectory: Trajectory = "adam",
+    epoch: int | None = None,
+    batch: int | None = None,
+) -> Command:
+    """Where the sharpness sits and what it is made of, at one point, then the report.
+
+    Args:
+      config: The study; a task's `checkpoint` may be a pretrained folder.
+      out: Where records, checkpoints and the report go; the same command continues what is there.
+      task: What the model learns.
+      trajectory: The optimizer whose trajectory leads to the point.
+      epoch: Of the point, from 1; by default the first that is measured.
+      batch: Of the epoch, from 1; by default the first that is measured there.
+    """
+    return _study(config, out, lambda study: study.anatomy(task, trajectory, epoch, batch))
+
+
 def make_report(directory: tyro.conf.Positional[Path]) -> Command:
     """Tables, figures, claims and report.html from a run's records, finished or not.
 
@@ -76,6 +97,7 @@ COMMANDS = {
     "reproduce": reproduce,
     "sharpness": sharpness,
     "convergence": convergence,
+    "anatomy": anatomy,
     "report": make_report,
 }
 

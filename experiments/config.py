@@ -82,7 +82,7 @@ class Config:
     # What a training step computes in; parameters and measurements are float32.
     training_dtype: Literal["float32", "bfloat16"]
     # How vᵀHv is computed; see sharpjax.directional_taylor.
-    method: Literal["forward", "reverse"]
+    method: Literal["adjoint", "forward", "reverse"]
     # Directions that are measured together; None measures one after the other.
     chunk: int | None
     # Points of a landscape's grid.

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from experiments import claims, figures, paper, records, tables
+from experiments import anatomy_report, claims, figures, paper, records, tables
 from experiments.tables import Run, Table, number
 
 _CSS = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
@@ -99,6 +99,7 @@ def _sections(run: Run, found: list[claims.Claim], drawn: list[figures.Drawn]) -
         yield _table(tables.rate_table(run))
     tuned = {row.task for row in run.tables[records.Tuning]}
     yield from (_table(tables.tuning_table(run, task)) for task in paper.TASKS if task in tuned)
+    yield from anatomy_report.sections(run.directory, _table, _figure)
     if run.config:
         yield "<h2>Configuration</h2>"
         text = json.dumps(_public(run.config), indent=2, ensure_ascii=False)

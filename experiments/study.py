@@ -16,8 +16,8 @@ import jax
 import optax
 
 import sharpjax
+from experiments import anatomy, convergence, records, sharpness, trajectory
 from experiments import config as configuration
-from experiments import convergence, records, sharpness, trajectory
 from experiments.config import Config
 from experiments.tasks import Task, make_task
 from experiments.watch import Watch
@@ -138,6 +138,22 @@ class Study:
         start = self.start(task)
         with self._timed(f"convergence, {name}"):
             convergence.run(self.directory, self.config, task, start, self.watch)
+
+    def anatomy(self, name: str, along: str, epoch: int | None, batch: int | None) -> None:
+        """The anatomy of sharpness at one point of a trajectory."""
+        task = self.task(name, self.config.seed)
+        start = self.start(task)
+        with self._timed(f"anatomy, {name}, {along} trajectory"):
+            anatomy.run(
+                self.directory,
+                self.config,
+                task,
+                along,
+                start,
+                self.watch,
+                epoch=epoch,
+                batch=batch,
+            )
 
     def reproduce(self) -> None:
         """Both experiments on both tasks; further seeds of the first come last."""

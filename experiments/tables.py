@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from experiments import claims, paper, records
+from experiments import anatomy_records, claims, paper, records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,9 +23,11 @@ class Run:
     """Everything that a run has written down so far."""
 
     def __init__(self, directory: Path):
+        self.directory = directory
         self.tables = {table: records.read(directory, table) for table in records.TABLES}
         self.rows = [row for rows in self.tables.values() for row in rows]
-        if not self.rows:
+        anatomy = any((directory / t.FILE).exists() for t in anatomy_records.TABLES)
+        if not self.rows and not anatomy:
             raise ValueError(f"{directory}: no records to report; has a run been made here?")
         self.config = _load(directory / "config.json")
         self.provenance = _load(directory / "provenance.json")

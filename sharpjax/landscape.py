@@ -84,11 +84,15 @@ def search_along(
     several minima along the line, it is the first that the grid resolves.
 
     Args:
-      loss_fn, params, direction, batches, key: as in `loss_along`.
+      loss_fn: As in `loss_along`.
+      params: As in `loss_along`.
+      direction: As in `loss_along`.
+      batches: As in `loss_along`.
       initial_step: Where to start, a distance > 0; by default a thousandth of ‖params‖ (1 if that
         is 0). The Newton step of `measure_directions` saves evaluations.
       points: Evaluations of the plotted grid, at least 3.
       max_evaluations: Of the bracketing, at most; float32 sees no decrease below about 1e-7·loss.
+      key: As in `loss_along`.
 
     Returns:
       A `LineSearch`. If no step lowers the loss, best_step and best_decrease are 0.
@@ -151,7 +155,7 @@ def _bracket(loss_at, start, step, max_evaluations) -> float:
 
 
 def _refine(loss_at, seen) -> None:
-    """Brent's method between the two neighbours of the least point so far, to a thousandth of it."""
+    """Brent's method between the neighbours of the least point so far, to a thousandth of it."""
     steps = sorted(seen)
     i = min(range(len(steps)), key=lambda i: loss_at(steps[i]))
     if 0 < i < len(steps) - 1:

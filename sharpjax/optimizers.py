@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from sharpjax._checks import check_in_range
-from sharpjax.clipping import clip_top_fraction, coord_clip
+from sharpjax.clipping import coord_clip
 
 
 def sgd(
@@ -208,7 +208,7 @@ def scale_by_clipped_adam(
 class FactoredRmsState(NamedTuple):
     """Row sums R and column sums C of matrices, V̂ itself of vectors; in place of others, one 0."""
 
-    count: jax.Array
+    step: jax.Array  # Updates so far, int32.
     rows: optax.Params
     columns: optax.Params
     full: optax.Params
@@ -239,7 +239,7 @@ def scale_by_clipped_factored_rms(
 
     def init(params):
         return FactoredRmsState(
-            count=jnp.zeros([], jnp.int32),
+            step=jnp.zeros([], jnp.int32),
             rows=jax.tree.map(statistic(lambda s: s[:-1] if len(s) > 1 else (1,)), params),
             columns=jax.tree.map(
                 statistic(lambda s: (*s[:-2], s[-1]) if len(s) > 1 else (1,)), params
@@ -249,8 +249,8 @@ def scale_by_clipped_factored_rms(
 
     def update(updates, state, params=None):
         del params
-        count = optax.safe_increment(state.count)
-        beta = 1 - count.astype(jnp.float32) ** -decay_exponent
+        step = jnp.asarray(optax.safe_increment(state.step))
+        beta = 1 - step.astype(jnp.float32) ** -decay_exponent
 
         def moments(g, r, c, v):
             square = jnp.square(g.astype(jnp.promote_types(g.dtype, jnp.float32))) + eps
@@ -274,7 +274,7 @@ def scale_by_clipped_factored_rms(
         )
         clipped, _ = clip_numerator(updates, optax.EmptyState())
         scaled = jax.tree.map(scale, clipped, rows, columns, full)
-        return scaled, FactoredRmsState(count, rows, columns, full)
+        return scaled, FactoredRmsState(step, rows, columns, full)
 
     return optax.GradientTransformation(init, update)
 

@@ -45,4 +45,7 @@ def pseudo_updates(
         }
         return {n: u for n, (u, _) in steps.items()}, {n: s for n, (_, s) in steps.items()}
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(
+        init,
+        update,  # pyright: ignore[reportArgumentType] The protocol says `updates` for gradients.
+    )

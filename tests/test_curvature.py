@@ -314,13 +314,13 @@ def test_bad_input_names_the_argument_and_the_value(batches):
         sharpjax.hvp(lambda p, b: b["x"] * p["first"]["bias"][0], params, params, batch)
     with pytest.raises(TypeError, match="loss_fn must return a scalar"):
         sharpjax.hvp(lambda p, b: (loss(p, b), 1.0), params, params, batch)
-    with pytest.raises(ValueError, match="batches must hold at least one array, got {}"):
+    with pytest.raises(ValueError, match=r"batches must hold at least one array, got \{\}"):
         measure(loss, params, {"p": params}, {})
     with pytest.raises(ValueError, match="agree on the first axis"):
         measure(loss, params, {"p": params}, {"x": jnp.zeros((0, 8, 3)), "y": jnp.zeros((0, 8, 2))})
     with pytest.raises(ValueError, match="agree on the first axis"):
         measure(loss, params, {"p": params}, {"x": batches["x"], "y": batches["y"][:2]})
-    with pytest.raises(ValueError, match="updates must name at least one direction, got {}"):
+    with pytest.raises(ValueError, match=r"updates must name at least one direction, got \{\}"):
         measure(loss, params, {}, batches)
     for chunk in (0, -1, 1.5, True):
         with pytest.raises(

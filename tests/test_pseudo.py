@@ -55,7 +55,7 @@ def test_extra_arguments_reach_the_optimizers_that_take_them():
 
 
 def test_bad_input_names_the_argument_and_the_value():
-    with pytest.raises(ValueError, match="algorithms must name at least one optimizer, got {}"):
+    with pytest.raises(ValueError, match=r"algorithms must name at least one optimizer, got \{\}"):
         sharpjax.pseudo_updates({})
     with pytest.raises(TypeError, match=r"algorithms\['sgd'\] is no gradient transformation: 0.1"):
         sharpjax.pseudo_updates({"sgd": 0.1})
