@@ -22,10 +22,10 @@ lint: $(VENV)/.dev  ## Linters and types.
 clean:
 	rm -rf $(VENV)
 
-$(BIN)/python:
+$(BIN)/pip:  # Not python, which an interrupted venv leaves without it.
 	$(PYTHON) -m venv $(VENV)
 
 # One stamp an extra; each extra contains the one before.
-$(VENV)/.experiments $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(BIN)/python
+$(VENV)/.experiments $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@
