@@ -1,166 +1,200 @@
 """vᵀHv of many directions from one backward pass: the adjoint scheme.
 
-A loss is a sequence of equations yₑ = φₑ(xₑ), whose inputs xₑ are parameters and earlier outputs.
+A loss is a sequence of units yₑ = φₑ(xₑ), whose inputs xₑ are parameters and earlier outputs.
 Differentiating twice along a direction v, with ẋₑ the first-order tangents and ȳₑ = ∂loss/∂yₑ,
 
     vᵀHv = Σₑ ⟨ȳₑ, D²φₑ(xₑ)[ẋₑ, ẋₑ]⟩,
 
-since every first-order effect of a second-order term is what the adjoint already counts. Linear
-equations drop out. The adjoints are one backward pass, shared by all directions; each direction
-carries first-order tangents forward and one bilinear term an equation. In matrix products of the
-size of the forward pass, the shared part is 2 (no product with a parameter's adjoint is formed)
-and a direction is 3, as many as a gradient.
+since what a second-order term does further on is first-order, and the adjoint counts it. Linear
+units drop out. The adjoints are one backward pass, shared by all directions; a direction carries
+first-order tangents forward and one bilinear term a unit. In matrix products of the size of the
+forward pass, the shared part is 2 (no product with a parameter's adjoint is formed) and a
+direction 3, as many as a gradient.
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-# Calls whose equations stand for themselves. Any other equation with a program inside (a scan, a
-# branch, a rematerialised block, a custom derivative) is one φₑ.
-_INLINED = ("jit", "pjit", "closed_call")
+# Calls whose equations stand for themselves.
+_CALLS = ("jit", "pjit", "closed_call")
+_PRODUCTS = ("dot_general", "conv_general_dilated")
 
 
 def second_order(f: Callable, params: Any) -> tuple[jax.Array, Callable]:
-    """The loss f(params) and v -> (gᵀv, vᵀHv), exact for any f with both modes of derivative.
+    """The loss f(params), and the function v -> (gᵀv, vᵀHv) of directions that are not normalised.
 
     Args:
-      f: `f(params)` -> real scalar, differentiable twice forward and once in reverse.
+      f: `f(params)` -> real scalar, differentiable twice forward and once in reverse. Loops,
+        branches, custom derivatives and rematerialised blocks are fine.
       params: Pytree of real floating-point arrays.
 
     Returns:
-      `(loss, along)`; `along(v)` takes a pytree like `params`, not normalised, and may be mapped.
-      It refers to the shared pass: call it under the same transformations.
+      `(loss, along)`; `along(v)` takes a pytree like `params`, and may be mapped. It uses what the
+      shared pass left: call it where `second_order` was called.
 
-    Cost: of the shared pass 2 forward passes' matrix products, of each direction 3. Memory: inputs
-    and adjoints of the equations that are not linear. `jax.checkpoint` trades it for time: a
-    rematerialised block keeps its inputs and its output's adjoint only, and a direction costs 5.
+    Cost: the shared pass has a forward pass's matrix products twice, each direction three times.
+    Memory: inputs and adjoints of matrix products and of what lies between them. A loop or a
+    rematerialised block is one unit: its insides are not kept, and count five times.
     """
     leaves, structure = jax.tree.flatten(params)
     closed = jax.make_jaxpr(lambda *xs: f(structure.unflatten(xs)))(*leaves)
-    closed = jax.make_jaxpr(functools.partial(_evaluate, closed))(*leaves)  # Without calls.
+    closed = jax.make_jaxpr(functools.partial(_open_calls, closed))(*leaves)
     jaxpr = closed.jaxpr
-    equations = _dependent_equations(jaxpr)
-    curved = [i for i, (_, _, order) in equations.items() if order == 2]
+    units = _units(jaxpr)
+    kept = list(dict.fromkeys(v for unit in units for v in unit.reads))
+    moved = [y for unit in units for y in unit.curved]
 
-    def expand(offsets):
-        """The loss where the curved equations' outputs move by offsets, and equations' inputs."""
-        inputs = {}
+    def evaluate(offsets):
+        """The loss where offsets are added to units' outputs, and what the units read."""
+        values = dict(zip(jaxpr.constvars, closed.consts, strict=True))
+        values.update(zip(jaxpr.invars, leaves, strict=True))
+        _run(jaxpr.eqns, values, dict(zip(moved, offsets, strict=True)))
+        return _read(values, jaxpr.outvars[0]), [values[v] for v in kept]
 
-        def visit(i, eqn, values):
-            outputs = _bind(eqn, values)
-            if i in equations:
-                inputs[i] = values
-            if i in offsets:
-                moves = iter(offsets[i])
-                outputs = [y + next(moves) if _is_float(y) else y for y in outputs]
-            return outputs
-
-        (loss,) = _evaluate(closed, *leaves, visit=visit)
-        return loss, inputs
-
-    float_outputs = {
-        i: [v.aval for v in jaxpr.eqns[i].outvars if _is_float(v.aval)] for i in curved
-    }
-    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), float_outputs)
-    loss, pull_back, inputs = jax.vjp(expand, zeros, has_aux=True)
-    (adjoints,) = pull_back(jnp.ones_like(loss))
+    zeros = [jnp.zeros(y.aval.shape, y.aval.dtype) for y in moved]
+    loss, pull_back, inputs = jax.vjp(evaluate, zeros, has_aux=True)
+    adjoints = dict(zip(moved, pull_back(jnp.ones_like(loss))[0], strict=True))
+    values = dict(zip(kept, inputs, strict=True))
 
     def along(v):
         tangents = dict(zip(jaxpr.invars, jax.tree.leaves(v), strict=True))
         sharpness = jnp.zeros_like(loss)
-        for i, (eqn, active, order) in equations.items():
-            given = [tangents[eqn.invars[j]] for j in active]
-            first, second = _expand_equation(eqn, active, inputs[i], given)
-            tangents.update(zip(_float_outputs(eqn), first, strict=True))
-            if order == 2:
-                terms = zip(adjoints[i], second, strict=True)
-                sharpness += sum(jnp.sum(adjoint * term).real for adjoint, term in terms)
-        (out,) = jaxpr.outvars
-        slope = tangents[out] if _is_in(out, tangents) else jnp.zeros_like(loss)
-        return slope, sharpness
+        for unit in units:
+            first, second = _expand(unit, values, [tangents[x] for x in unit.inputs])
+            tangents.update(zip(unit.outputs, first, strict=True))
+            for y, term in zip(unit.outputs, second, strict=True):
+                if y in adjoints:
+                    sharpness += jnp.sum(adjoints[y] * term).real
+        out = jaxpr.outvars[0]
+        return tangents[out] if _in(tangents, out) else jnp.zeros_like(loss), sharpness
 
     return loss, along
 
 
-def _evaluate(closed, *args, visit=None) -> list:
-    """The outputs of a program. Without `visit`, which takes equations over, calls are opened."""
+class _Unit(NamedTuple):
+    """Equations that are differentiated together."""
+
+    equations: list
+    reads: list  # Variables from outside, with a tangent or without.
+    inputs: list  # Those with a tangent.
+    outputs: list  # Variables with a tangent that are used outside.
+    curved: list  # Those of them with a second derivative.
+
+
+def _units(jaxpr) -> list[_Unit]:
+    """The equations that depend on parameters, in units and in an order of evaluation.
+
+    A matrix product, or an equation with one inside, is a unit of its own. What depends on the same
+    number of them in a row is one unit: it costs little, and only its ends are kept.
+    """
+    depth, groups = dict.fromkeys(jaxpr.invars, 0), {}
+    for i, eqn in enumerate(jaxpr.eqns):
+        above = [depth[x] for x in eqn.invars if _in(depth, x)]
+        outputs = [y for y in eqn.outvars if _is_float(y.aval)]
+        if above and outputs:
+            product = _has_product(eqn)
+            place = (max(above) + 1, 0, i) if product else (max(above), 1, 0)
+            groups.setdefault(place, []).append(eqn)
+            depth.update(dict.fromkeys(outputs, place[0]))
+
+    ordered = [group for _, group in sorted(groups.items(), key=lambda item: item[0])]
+    made = [{y for eqn in group for y in eqn.outvars if _in(depth, y)} for group in ordered]
+    reads = [
+        list(dict.fromkeys(x for x in _inputs(group) if x not in inside))
+        for group, inside in zip(ordered, made, strict=True)
+    ]
+    used = {*_variables(jaxpr.outvars), *(x for names in reads for x in names)}
+    units = []
+    for group, inside, names in zip(ordered, made, reads, strict=True):
+        outputs = [y for eqn in group for y in eqn.outvars if y in inside & used]
+        unit = _Unit(group, names, [x for x in names if x in depth], outputs, [])
+        units.append(unit._replace(curved=_curved_outputs(unit)))
+    return units
+
+
+def _curved_outputs(unit) -> list:
+    """The outputs that have a second derivative.
+
+    JAX carries zeros symbolically: a derivative that is zero does not refer to a tangent.
+    """
+
+    def expand(reads, tangents):
+        return _expand(unit, dict(zip(unit.reads, reads, strict=True)), tangents)
+
+    avals = [x.aval for x in unit.reads], [x.aval for x in unit.inputs]
+    expansion = jax.make_jaxpr(expand)(*avals).jaxpr
+    reached = set(expansion.invars[len(unit.reads) :])
+    for eqn in expansion.eqns:
+        if not reached.isdisjoint(_variables(eqn.invars)):
+            reached.update(eqn.outvars)
+    seconds = expansion.outvars[len(unit.outputs) :]
+    return [y for y, term in zip(unit.outputs, seconds, strict=True) if _in(reached, term)]
+
+
+def _expand(unit, values, tangents) -> tuple[list, list]:
+    """Dφ[ẋ] and D²φ[ẋ, ẋ] of a unit's outputs, ẋ the tangents of its inputs."""
+
+    def outputs(xs):
+        inner = {x: values[x] for x in unit.reads} | dict(zip(unit.inputs, xs, strict=True))
+        _run(unit.equations, inner)
+        return [inner[y] for y in unit.outputs]
+
+    first = lambda xs: jax.jvp(outputs, (xs,), (tangents,))[1]  # noqa: E731
+    return jax.jvp(first, ([values[x] for x in unit.inputs],), (tangents,))
+
+
+def _run(equations, values, offsets=None) -> None:
+    """Evaluates equations; their outputs, with offsets where given, join the values."""
+    for eqn in equations:
+        parameters = eqn.primitive.get_bind_params(eqn.params)
+        outputs = eqn.primitive.bind(*(_read(values, x) for x in eqn.invars), **parameters)
+        outputs = outputs if eqn.primitive.multiple_results else [outputs]
+        for variable, y in zip(eqn.outvars, outputs, strict=True):
+            values[variable] = y + offsets[variable] if offsets and variable in offsets else y
+
+
+def _open_calls(closed, *args) -> list:
+    """The outputs of a program, computed without calls."""
     jaxpr = closed.jaxpr
     values = dict(zip(jaxpr.constvars, closed.consts, strict=True))
     values.update(zip(jaxpr.invars, args, strict=True))
-
-    def read(atom):
-        return atom.val if isinstance(atom, core.Literal) else values[atom]
-
-    for i, eqn in enumerate(jaxpr.eqns):
-        inputs = [read(atom) for atom in eqn.invars]
-        if visit is not None:
-            outputs = visit(i, eqn, inputs)
-        elif eqn.primitive.name in _INLINED:
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name in _CALLS:
             inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-            outputs = _evaluate(inner, *inputs)
+            outputs = _open_calls(inner, *(_read(values, x) for x in eqn.invars))
+            values.update(zip(eqn.outvars, outputs, strict=True))
         else:
-            outputs = _bind(eqn, inputs)
-        values.update(zip(eqn.outvars, outputs, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+            _run([eqn], values)
+    return [_read(values, y) for y in jaxpr.outvars]
 
 
-def _bind(eqn, inputs) -> list:
-    outputs = eqn.primitive.bind(*inputs, **eqn.primitive.get_bind_params(eqn.params))
-    return outputs if eqn.primitive.multiple_results else [outputs]
+def _has_product(eqn) -> bool:
+    programs = (getattr(p, "jaxpr", p) for p in jax.tree.leaves(list(eqn.params.values())))
+    return eqn.primitive.name in _PRODUCTS or any(
+        _has_product(inner) for program in programs for inner in getattr(program, "eqns", ())
+    )
 
 
-def _expand_equation(eqn, active, inputs, tangents) -> tuple[list, list]:
-    """Dφ[ẋ] and D²φ[ẋ, ẋ] of the float outputs, ẋ the tangents of the active inputs."""
-
-    def outputs(xs):
-        values = list(inputs)
-        for j, x in zip(active, xs, strict=True):
-            values[j] = x
-        return [y for y in _bind(eqn, values) if _is_float(y)]
-
-    first = lambda xs: jax.jvp(outputs, (xs,), (tangents,))[1]  # noqa: E731
-    return jax.jvp(first, ([inputs[j] for j in active],), (tangents,))
+def _inputs(equations) -> Iterable:
+    return (x for eqn in equations for x in _variables(eqn.invars))
 
 
-def _dependent_equations(jaxpr) -> dict[int, tuple[Any, list[int], int]]:
-    """Index of each equation that depends on the parameters -> it, its active inputs, its order.
-
-    Active inputs have a tangent. The order is 1 for an equation that is linear in them, else 2.
-    """
-    dependent, equations = set(jaxpr.invars), {}
-    for i, eqn in enumerate(jaxpr.eqns):
-        active = [j for j, atom in enumerate(eqn.invars) if _is_in(atom, dependent)]
-        if not active:
-            continue
-        avals = [atom.aval for atom in eqn.invars]
-        expand = functools.partial(_expand_equation, eqn, active)
-        expansion = jax.make_jaxpr(expand)(avals, [avals[j] for j in active]).jaxpr
-        # JAX carries zeros symbolically: a derivative that is zero does not refer to a tangent.
-        reached = set(expansion.invars[len(avals) :])
-        for inner in expansion.eqns:
-            if any(_is_in(atom, reached) for atom in inner.invars):
-                reached.update(inner.outvars)
-        outputs = _float_outputs(eqn)
-        firsts, seconds = expansion.outvars[: len(outputs)], expansion.outvars[len(outputs) :]
-        if any(_is_in(first, reached) for first in firsts):
-            dependent.update(outputs)
-            curved = any(_is_in(second, reached) for second in seconds)
-            equations[i] = eqn, active, 2 if curved else 1
-    return equations
+def _variables(atoms) -> list:
+    return [x for x in atoms if not isinstance(x, core.Literal)]
 
 
-def _float_outputs(eqn) -> list:
-    return [variable for variable in eqn.outvars if _is_float(variable.aval)]
+def _read(values, atom):
+    return atom.val if isinstance(atom, core.Literal) else values[atom]
 
 
-def _is_in(atom, variables) -> bool:
+def _in(variables, atom) -> bool:
     return not isinstance(atom, core.Literal) and atom in variables
 
 
-def _is_float(x) -> bool:
-    return jnp.issubdtype(x.dtype, jnp.inexact)
+def _is_float(aval) -> bool:
+    return jnp.issubdtype(aval.dtype, jnp.inexact)

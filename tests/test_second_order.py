@@ -1,0 +1,182 @@
+"""Oracles: the dense Hessian in float64, `jvp` of `grad` on the language models."""
+
+import chex
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sharpjax
+from sharpjax.models import T5, RobertaConfig, RobertaForMaskedLM, T5Config, init_params, make_loss
+from sharpjax.second_order import second_order
+from tests.cases import network, random_like
+
+KEY = jax.random.key(0)
+
+
+def scan(p):
+    step = lambda h, w: (jnp.tanh(w * h) + h, h**2)  # noqa: E731
+    last, path = jax.lax.scan(step, p["a"][0], p["a"])
+    return last**2 + jnp.sum(path)
+
+
+def counted_loop(p):
+    return jnp.sum(jax.lax.fori_loop(0, 3, lambda _, h: jnp.sin(p["w"] @ h), p["a"]))
+
+
+def remat(p):
+    block = jax.checkpoint(lambda h: jnp.tanh(p["w"] @ h))
+    return jnp.sum(block(block(p["a"])) ** 3)
+
+
+def branch(p):
+    return jax.lax.cond(p["a"][0] > 5, jnp.sum, lambda a: jnp.prod(a), p["a"])
+
+
+def calls(p):
+    inner = jax.jit(lambda x: jax.nn.logsumexp(p["w"] @ x))
+    return jax.jit(lambda x: inner(x) * inner(2 * x))(p["a"])
+
+
+@jax.custom_jvp
+def cubed(x):
+    return x**3
+
+
+cubed.defjvp(lambda primals, tangents: (cubed(*primals), 3 * primals[0] ** 2 * tangents[0]))
+
+LOSSES = {
+    "scan": scan,
+    "loop": counted_loop,
+    "remat": remat,
+    "branch": branch,
+    "calls": calls,
+    "custom_jvp": lambda p: jnp.sum(cubed(p["w"] @ p["a"])),
+    "relu": lambda p: jnp.sum(jax.nn.relu(p["w"] @ p["a"]) ** 2),
+    "where": lambda p: jnp.sum(jnp.where(p["w"] > 0, p["w"] ** 3, p["w"] * p["a"][None])),
+    "softmax": lambda p: jnp.vdot(jax.nn.softmax(p["w"] @ p["a"]), jax.nn.softplus(p["a"])),
+    "erf": lambda p: jnp.sum(jax.nn.gelu(p["w"] @ p["a"], approximate=False)),
+    "sort": lambda p: jnp.vdot(jnp.sort(p["a"]), jnp.arange(1.0, 5.0) * jnp.sort(p["a"])[::-1]),
+    "gather": lambda p: jnp.sum(jnp.tanh(p["w"][jnp.array([2, 0, 2])] @ p["a"])),
+    "top_k": lambda p: jnp.prod(jax.lax.top_k(p["a"], 2)[0]),
+    "integer output": lambda p: p["a"][jnp.argmax(p["a"])] ** 2 * jnp.round(p["a"][0] * 9),
+    "stop_gradient": lambda p: jnp.vdot(p["w"] @ p["a"], jax.lax.stop_gradient(p["w"] @ p["a"])),
+    "complex": lambda p: jnp.sum(jnp.log1p(jnp.abs(jnp.fft.fft(p["a"] * p["w"][0])) ** 2)),
+    "linear algebra": lambda p: jnp.linalg.slogdet(p["w"])[1] + jnp.linalg.norm(p["a"]),
+    "convolution": lambda p: jnp.sum(jnp.convolve(p["a"], jnp.tanh(p["w"][0])) ** 2),
+    "repeated input": lambda p: jnp.sum((p["w"] @ p["w"]) @ p["w"].T),
+    "dropout": lambda p: jnp.vdot(p["a"], jax.random.bernoulli(KEY, 0.5, (4,)) * (p["w"] @ p["a"])),
+    "linear": lambda p: jnp.sum(p["a"]) - 2 * p["w"][0, 0],
+    "one parameter": lambda p: p["a"][1],
+    "constant": lambda p: jnp.float64(3),
+}
+
+
+def dense(loss, params, direction):
+    """(loss, gᵀv, vᵀHv) from the dense gradient and Hessian."""
+    flat, unravel = jax.flatten_util.ravel_pytree(params)
+    v, f = jax.flatten_util.ravel_pytree(direction)[0], lambda x: loss(unravel(x))
+    return f(flat), jax.grad(f)(flat) @ v, v @ jax.hessian(f)(flat) @ v
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_it_is_the_dense_quadratic_form_whatever_the_loss_is_made_of(name, x64):
+    params = {"a": jnp.array([0.3, -1.2, 0.8, 2.1]), "w": jax.random.normal(KEY, (4, 4))}
+    direction = random_like(jax.random.key(1), params)
+
+    def expand(params, direction):
+        loss, along = second_order(LOSSES[name], params)
+        return loss, *along(direction)
+
+    expected = dense(LOSSES[name], params, direction)
+    for run in (expand, jax.jit(expand)):
+        chex.assert_trees_all_close(run(params, direction), expected, rtol=1e-11, atol=1e-12)
+
+
+def test_directions_are_mapped_and_of_any_scale(x64):
+    loss, params, batch = network(KEY, jnp.float64)
+    f = lambda p: loss(p, batch)  # noqa: E731
+    many = [random_like(jax.random.key(i), params) for i in range(3)]
+    _, along = second_order(f, params)
+    mapped = jax.vmap(along)(jax.tree.map(lambda *vs: jnp.stack(vs), *many))
+    for i, v in enumerate(many):
+        chex.assert_trees_all_close((mapped[0][i], mapped[1][i]), dense(f, params, v)[1:])
+        slope, sharpness = along(jax.tree.map(lambda x: 3 * x, v))
+        chex.assert_trees_all_close((slope / 3, sharpness / 9), dense(f, params, v)[1:])
+
+
+T5_FIELDS = {"vocab_size": 19, "d_model": 6, "d_kv": 3, "d_ff": 8, "num_layers": 1, "num_heads": 2}
+MODELS = {
+    "t5": T5(T5Config(**T5_FIELDS)),
+    "t5 gated": T5(
+        T5Config(**T5_FIELDS, feed_forward_proj="gated-gelu", tie_word_embeddings=False)
+    ),
+    "roberta": RobertaForMaskedLM(
+        RobertaConfig(
+            vocab_size=19,
+            hidden_size=6,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=8,
+            max_position_embeddings=12,
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("dropout", (False, True))
+@pytest.mark.parametrize("remat", (False, True))
+@pytest.mark.parametrize("name", MODELS)
+def test_language_models_agree_with_the_dense_hessian(name, remat, dropout, x64):
+    model = MODELS[name]
+    params = init_params(model, jax.random.key(2))
+    # Of order one, so that no second-order term hides behind others.
+    params = jax.tree.map(lambda x: x + 0.3, random_like(KEY, params))
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64) / 2, params)
+    ids = jax.random.randint(KEY, (2, 5), 2, 19)
+    batch = {
+        "input_ids": ids,
+        "attention_mask": jnp.ones_like(ids).at[0, 3:].set(0),
+        "labels": ids[:, ::-1].at[1, 2].set(-100),
+    }
+    direction = random_like(jax.random.key(4), params)
+    loss_fn = make_loss(model, remat=remat, logit_chunk=2)
+    key = jax.random.key(5) if dropout else None
+    loss = lambda p: loss_fn(p, batch, key)  # noqa: E731
+    value, along = second_order(loss, params)
+    product = sharpjax.hvp(loss, params, direction)
+    flat = lambda t: jax.flatten_util.ravel_pytree(t)[0]  # noqa: E731
+    np.testing.assert_allclose(value, loss(params), rtol=1e-13)
+    slope, sharpness = along(direction)
+    np.testing.assert_allclose(slope, flat(jax.grad(loss)(params)) @ flat(direction), rtol=1e-10)
+    np.testing.assert_allclose(sharpness, flat(direction) @ flat(product), rtol=1e-10)
+    if not (remat or dropout):
+        expected = jax.jit(lambda p, v: dense(loss, p, v))(params, direction)
+        chex.assert_trees_all_close((value, slope, sharpness), expected, rtol=1e-10)
+
+
+def products(compiled) -> float:
+    return compiled.cost_analysis()["flops"]
+
+
+def test_a_direction_costs_a_gradient_and_the_shared_pass_less():
+    keys = jax.random.split(KEY, 3)
+    params = [jax.random.normal(k, (128, 128)) / 11 for k in keys]
+    x = jnp.ones((128, 128))
+
+    def loss(params):
+        h = x
+        for w in params:
+            h = jnp.tanh(h @ w)
+        return jnp.sum(h**2)
+
+    def shared(params):
+        value, along = second_order(loss, params)
+        return value, along(params)
+
+    one = products(jax.jit(loss).lower(params).compile())
+    gradient = products(jax.jit(jax.value_and_grad(loss)).lower(params).compile())
+    both = products(jax.jit(shared).lower(params).compile())
+    # x is no parameter: of three products in each direction, the first layer needs fewer.
+    assert both < one + 1.7 * gradient
