@@ -8,11 +8,11 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.experiments  ## The main job in miniature: records, tables and report in runs/demo.
 	$(BIN)/python -m experiments reproduce --preset demo --out runs/demo
 
-test: $(VENV)/.test  ## Every test.
-	$(BIN)/python -m pytest
+test: $(VENV)/.test  ## Every test; two processes, since compiling keeps one core busy.
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 quick: $(VENV)/.test  ## The tests without full-size models and whole runs.
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 lint: $(VENV)/.dev  ## Linters and types.
 	$(BIN)/ruff check
