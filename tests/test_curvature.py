@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import sharpjax
+from sharpjax.curvature import _measure
 from tests.cases import network, network_loss, quadratic, random_like
 
 METHODS = ("reverse", "forward", "adjoint")
@@ -272,18 +273,22 @@ def test_measuring_again_does_not_trace_again(batches):
     assert len(traces) == first
 
 
+def temporaries(method, directions=1, micro_batches=1, chunk=1):
+    """Bytes that a compiled measurement needs beside its arguments."""
+    loss, params, _ = network(KEY, width=4096)
+    batch = {"x": jnp.zeros((micro_batches, 16, 3)), "y": jnp.zeros((micro_batches, 16, 2))}
+    updates = {str(i): params for i in range(directions)}
+    compiled = _measure.lower(loss, params, updates, batch, (), method, chunk).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_peak_memory_does_not_grow_with_the_number_of_micro_batches(method):
-    from sharpjax.curvature import _measure
-
-    loss, params, _ = network(KEY, width=64)
-
-    def temporaries(count):
-        shape = {"x": jnp.zeros((count, 512, 3)), "y": jnp.zeros((count, 512, 2))}
-        compiled = _measure.lower(loss, params, {"p": params}, shape, (), method, 1).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
-
-    assert temporaries(64) < 1.02 * temporaries(2) + 64 * 64
+def test_peak_memory_grows_neither_with_micro_batches_nor_with_directions(method):
+    few = temporaries(method, directions=2, micro_batches=2)
+    assert temporaries(method, directions=2, micro_batches=64) < 1.02 * few + 2**14
+    assert temporaries(method, directions=16, micro_batches=2) < 1.02 * few + 2**14
+    few = temporaries(method, directions=4, chunk=2)
+    assert temporaries(method, directions=16, chunk=2) < 1.02 * few + 2**14
 
 
 # ---- bad input

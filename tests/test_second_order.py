@@ -4,10 +4,8 @@ import chex
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
-import sharpjax
 from sharpjax.models import T5, RobertaConfig, RobertaForMaskedLM, T5Config, init_params, make_loss
 from sharpjax.second_order import second_order
 from tests.cases import network, random_like
@@ -101,9 +99,10 @@ def test_directions_are_mapped_and_of_any_scale(x64):
     _, along = second_order(f, params)
     mapped = jax.vmap(along)(jax.tree.map(lambda *vs: jnp.stack(vs), *many))
     for i, v in enumerate(many):
-        chex.assert_trees_all_close((mapped[0][i], mapped[1][i]), dense(f, params, v)[1:])
-        slope, sharpness = along(jax.tree.map(lambda x: 3 * x, v))
-        chex.assert_trees_all_close((slope / 3, sharpness / 9), dense(f, params, v)[1:])
+        _, slope, sharpness = dense(f, params, v)
+        chex.assert_trees_all_close((mapped[0][i], mapped[1][i]), (slope, sharpness), rtol=1e-12)
+    scaled = along(jax.tree.map(lambda x: 3 * x, many[-1]))
+    chex.assert_trees_all_close(scaled, (3 * slope, 9 * sharpness), rtol=1e-12)
 
 
 T5_FIELDS = {"vocab_size": 19, "d_model": 6, "d_kv": 3, "d_ff": 8, "num_layers": 1, "num_heads": 2}
@@ -125,35 +124,48 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("dropout", (False, True))
-@pytest.mark.parametrize("remat", (False, True))
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "remat", "dropout"),
+    [
+        ("t5", False, False),
+        pytest.param("t5", True, True, marks=pytest.mark.slow),
+        pytest.param("t5 gated", False, False, marks=pytest.mark.slow),
+        pytest.param("roberta", False, False, marks=pytest.mark.slow),
+        ("roberta", True, True),
+    ],
+)
 def test_language_models_agree_with_the_dense_hessian(name, remat, dropout, x64):
     model = MODELS[name]
-    params = init_params(model, jax.random.key(2))
     # Of order one, so that no second-order term hides behind others.
-    params = jax.tree.map(lambda x: x + 0.3, random_like(KEY, params))
-    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64) / 2, params)
+    params = random_like(jax.random.key(2), init_params(model, KEY))
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64) / 2 + 0.1, params)
+    direction = random_like(jax.random.key(4), params)
     ids = jax.random.randint(KEY, (2, 5), 2, 19)
     batch = {
         "input_ids": ids,
         "attention_mask": jnp.ones_like(ids).at[0, 3:].set(0),
         "labels": ids[:, ::-1].at[1, 2].set(-100),
     }
-    direction = random_like(jax.random.key(4), params)
     loss_fn = make_loss(model, remat=remat, logit_chunk=2)
-    key = jax.random.key(5) if dropout else None
-    loss = lambda p: loss_fn(p, batch, key)  # noqa: E731
-    value, along = second_order(loss, params)
-    product = sharpjax.hvp(loss, params, direction)
-    flat = lambda t: jax.flatten_util.ravel_pytree(t)[0]  # noqa: E731
-    np.testing.assert_allclose(value, loss(params), rtol=1e-13)
-    slope, sharpness = along(direction)
-    np.testing.assert_allclose(slope, flat(jax.grad(loss)(params)) @ flat(direction), rtol=1e-10)
-    np.testing.assert_allclose(sharpness, flat(direction) @ flat(product), rtol=1e-10)
-    if not (remat or dropout):
-        expected = jax.jit(lambda p, v: dense(loss, p, v))(params, direction)
-        chex.assert_trees_all_close((value, slope, sharpness), expected, rtol=1e-10)
+    loss = lambda p: loss_fn(p, batch, jax.random.key(5) if dropout else None)  # noqa: E731
+
+    @jax.jit
+    def ours(params, direction):
+        value, along = second_order(loss, params)
+        return value, *along(direction)
+
+    @jax.jit
+    def oracle(params, direction):
+        flat, unravel = jax.flatten_util.ravel_pytree(params)
+        gradient = jax.value_and_grad(lambda x: loss(unravel(x)))
+        # A map over the columns compiles in a fraction of the time of `jax.hessian`.
+        column = lambda e: jax.jvp(lambda x: gradient(x)[1], (flat,), (e,))[1]  # noqa: E731
+        hessian = jax.lax.map(column, jnp.eye(flat.size))
+        v, (value, g) = jax.flatten_util.ravel_pytree(direction)[0], gradient(flat)
+        return value, g @ v, v @ hessian @ v
+
+    expected = oracle(params, direction)
+    chex.assert_trees_all_close(ours(params, direction), expected, rtol=1e-10)
 
 
 def products(compiled) -> float:
