@@ -1,0 +1,311 @@
+"""Sharpness along many directions against the paper's loop over `torch.autograd.functional.vhp`.
+
+Random weights of the real shapes, the same in both frameworks; nothing is padded. Each method here
+measures all directions in one call; a peer measures one, and its time counts that often.
+`gradients_each` is the time for one direction over that of one gradient here, and `times_vhp` how
+many times faster than the loop, both round by round. Peers get one direction to hold, we all.
+"""
+
+import argparse
+import importlib.util
+import tempfile
+import warnings
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import transformers
+from torch.func import functional_call
+
+from benchmarks import _harness
+from sharpjax.curvature import METHODS, _measure
+from sharpjax.models import (
+    T5,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    T5Config,
+    init_params,
+    load_pretrained,
+    make_loss,
+)
+
+SIZES = ((8, 128), (4, 64))
+TINY_T5 = {"vocab_size": 99, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+TINY_ROBERTA = {
+    "vocab_size": 99,
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 40,
+}
+# Name -> our module; the configurations' defaults are t5-small and distilroberta-base.
+MODELS = {
+    "t5-small": T5(T5Config()),
+    "distilroberta-base": RobertaForMaskedLM(RobertaConfig()),
+    "tiny-t5": T5(T5Config(**TINY_T5)),
+    "tiny-roberta": RobertaForMaskedLM(RobertaConfig(**TINY_ROBERTA)),
+}
+# Of the reference, where it has another default than ours.
+OTHER_DEFAULTS = {"decoder_start_token_id": 0, "layer_norm_eps": 1e-5, "type_vocab_size": 1}
+
+
+def torch_model(name: str, attention: str = "eager") -> Any:
+    """The reference with random weights. Only its eager attention has second derivatives."""
+    torch.manual_seed(0)
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    fields = {**OTHER_DEFAULTS, **vars(MODELS[name].config), "attn_implementation": attention}
+    fields = {key: value for key, value in fields.items() if value is not None}
+    kind = "t5" if isinstance(MODELS[name], T5) else "roberta"
+    config = transformers.AutoConfig.for_model(kind, **fields)
+    by_kind = {
+        "t5": transformers.AutoModelForSeq2SeqLM,
+        "roberta": transformers.AutoModelForMaskedLM,
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return by_kind[kind].from_config(config).eval()
+
+
+def same_params(model: Any) -> Any:
+    """Our parameters of the reference's values."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return load_pretrained(folder)[1]
+
+
+def batch_of(name: str, examples: int, length: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    shape = examples, length
+    draw = lambda: rng.integers(5, MODELS[name].config.vocab_size, shape, dtype=np.int32)  # noqa: E731
+    return {"input_ids": draw(), "attention_mask": np.ones(shape, np.int32), "labels": draw()}
+
+
+def directions_like(params: Any, count: int) -> dict[str, Any]:
+    """The parameters themselves, which a peer knows too, and random directions."""
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(0), (count, len(leaves)))
+    drawn = [
+        structure.unflatten(
+            [jax.random.normal(k, x.shape) for k, x in zip(row, leaves, strict=True)]
+        )
+        for row in keys[1:]
+    ]
+    return {f"direction {i}": tree for i, tree in enumerate([params, *drawn])}
+
+
+def gradient_here(name: str, params: Any, batch: Any) -> Any:
+    """A compiled gradient at the precision of the measurements, on its arguments."""
+    with jax.default_matmul_precision("highest"):
+        gradient = jax.jit(jax.value_and_grad(make_loss(MODELS[name])))
+        return gradient.lower(params, batch).compile()
+
+
+def measurement(name: str, params: Any, updates: Any, batch: Any, method: str) -> Any:
+    """A compiled `measure_directions` of one micro-batch, and its arguments."""
+    batches = jax.tree.map(lambda x: jnp.asarray(x)[None], batch)
+    arguments = params, updates, batches, ()
+    loss = make_loss(MODELS[name])
+    return _measure.lower(loss, *arguments, method, 1).compile(), arguments
+
+
+def peer(kind: str, model: Any, batch: Any) -> Callable[[], Any]:
+    """One gradient, or vᵀHv along v = parameters/‖parameters‖ by a peer."""
+    inputs = {k: torch.from_numpy(np.asarray(x)).long() for k, x in batch.items()}
+    names = [name for name, _ in model.named_parameters()]
+    params = tuple(p.detach() for p in model.parameters())
+    norm = torch.sqrt(sum((p**2).sum() for p in params))
+    v = tuple(p / norm for p in params)
+
+    def loss(*values):
+        return functional_call(model, dict(zip(names, values, strict=True)), (), inputs).loss
+
+    def dot(a, b):
+        return float(sum((x * y).sum() for x, y in zip(a, b, strict=True)))
+
+    def gradient():
+        model.zero_grad()
+        model(**inputs).loss.backward()
+
+    def jvp_of_grad():
+        grad = torch.func.grad(loss, argnums=tuple(range(len(params))))
+        return dot(torch.func.jvp(grad, params, v)[1], v)
+
+    return {
+        "gradient (torch)": gradient,
+        "vhp": lambda: dot(torch.autograd.functional.vhp(loss, params, v)[1], v),
+        "torch.func": jvp_of_grad,
+    }[kind]
+
+
+def compare_methods(
+    name: str, examples: int, length: int, count: int, repeats: int
+) -> list[dict[str, Any]]:
+    model, batch = torch_model(name), batch_of(name, examples, length)
+    params = same_params(model)
+    updates = directions_like(params, count)
+    gradient = gradient_here(name, params, batch)
+    runs: dict[str, Callable[[], Any]] = {"gradient": lambda: gradient(params, batch)}
+    compiled = {"gradient": gradient}
+    for method in METHODS:
+        run, arguments = measurement(name, params, updates, batch, method)
+        compiled[method] = run
+        runs[method] = lambda run=run, arguments=arguments: run(*arguments)
+    for kind in ("gradient (torch)", "vhp", "torch.func"):
+        runs[kind] = peer(kind, model, batch)
+    if importlib.util.find_spec("curvlinops"):
+        runs["curvlinops"] = curvlinops_product(model, batch)
+
+    answers = {m: float(runs[m]()["direction 0"].sharpness) for m in METHODS}
+    answers |= {kind: runs[kind]() for kind in ("vhp", "torch.func")}
+    spread = max(answers.values()) - min(answers.values())
+    if spread > 0.05 * max(map(abs, answers.values())):
+        raise AssertionError(f"{name}, {examples}x{length}: the sharpness differs: {answers}")
+
+    for kind in ("gradient", "gradient (torch)"):  # The others have just run once.
+        jax.block_until_ready(runs[kind]())
+    seconds = _harness.interleaved_seconds(runs, repeats=repeats, warmups=0)
+    rows = []
+    for row in _harness.compare(seconds, "gradient"):
+        kind = row["name"]
+        measured = count if kind in METHODS else 1
+        loop = zip(seconds["vhp"], seconds[kind], strict=True)
+        temporary = compiled[kind].memory_analysis().temp_size_in_bytes if kind in compiled else 0
+        rows.append(
+            {
+                "model": name,
+                "batch": f"{examples}x{length}",
+                "name": kind,
+                "directions": measured,
+                "seconds": row["seconds"],
+                "gradients_each": row["times_reference"] / measured,
+                "times_vhp": median(v * measured / s for v, s in loop),
+                "temporary_MiB": round(temporary / 2**20) if kind in compiled else "",
+            }
+        )
+    return rows
+
+
+def curvlinops_product(model: Any, batch: Any) -> Callable[[], Any]:
+    """Hv along the parameters by curvlinops' operator, if it is installed."""
+    import curvlinops  # pyright: ignore[reportMissingImports]
+
+    inputs = {k: torch.from_numpy(np.asarray(x)).long() for k, x in batch.items()}
+    params = [p for p in model.parameters() if p.requires_grad]
+
+    class Loss(torch.nn.Module):
+        def forward(self, prediction, _):
+            return prediction
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = model
+
+        def forward(self, _):
+            return self.inner(**inputs).loss
+
+    one = torch.zeros(1)
+    operator = curvlinops.HessianLinearOperator(
+        Model(), Loss(), params, [(one, one)], check_deterministic=False
+    )
+    v = torch.cat([p.detach().flatten() for p in params])
+    return lambda: operator @ v
+
+
+def peak_memory(name: str, examples: int, length: int, count: int) -> list[dict[str, Any]]:
+    """Peak memory of a process each: whole, and beyond one that only holds what it starts from."""
+    head = f"from benchmarks.directions import *\nname = {name!r}\n"
+    head += f"batch = batch_of(name, {examples}, {length})\n"
+    here = head + "params = init_params(MODELS[name], jax.random.key(0))\n"
+    here += f"updates = jax.block_until_ready(directions_like(params, {count}))\n"
+    there = head + "model = torch_model(name)\nrun = peer('vhp', model, batch)\n"
+    call = "run, arguments = measurement(name, params, updates, batch, {!r})\n"
+    call += "jax.block_until_ready(run(*arguments))\n"
+    programs = {method: (here, here + call.format(method)) for method in METHODS}
+    programs["vhp"] = there, there + "run()\n"
+    programs["torch.func"] = there, there + "peer('torch.func', model, batch)()\n"
+    rows = []
+    for kind, (start, whole) in programs.items():
+        peak, base = _harness.peak_mebibytes(whole), _harness.peak_mebibytes(start)
+        row = {"model": name, "batch": f"{examples}x{length}", "name": kind}
+        rows.append({**row, "peak_MiB": peak, "extra_MiB": peak - base})
+    loop = next(row["peak_MiB"] for row in rows if row["name"] == "vhp")
+    return [{**row, "of_vhp": row["peak_MiB"] / loop} for row in rows]
+
+
+def fit_tokens(name: str, length: int, count: int, method: str, repeats: int) -> dict[str, Any]:
+    """Seconds against tokens, over a 16-fold range: a line, and the exponent of a power law."""
+    params = init_params(MODELS[name], jax.random.key(0))
+    updates = directions_like(params, count)
+    sizes, runs = [1, 2, 4, 8, 16], {}
+    for examples in sizes:
+        batch = batch_of(name, examples, length)
+        run, arguments = measurement(name, params, updates, batch, method)
+        runs[str(examples * length)] = lambda run=run, arguments=arguments: run(*arguments)
+    seconds = _harness.interleaved_seconds(runs, repeats=repeats)
+    tokens = np.array([examples * length for examples in sizes], float)
+    least = np.array([min(values) for values in seconds.values()])
+    line = np.polyfit(tokens, least, 1, w=1 / least)
+    return {
+        "model": name,
+        "method": method,
+        "tokens": [int(t) for t in tokens],
+        "seconds": least.tolist(),
+        "microseconds_per_token": line[0] * 1e6,
+        "seconds_fixed": line[1],
+        "largest_relative_residual": float(np.max(np.abs(np.polyval(line, tokens) / least - 1))),
+        "exponent": float(np.polyfit(np.log(tokens), np.log(least), 1)[0]),
+    }
+
+
+def arithmetic(name: str, examples: int, length: int, repeats: int) -> list[dict[str, Any]]:
+    """GFLOP/s of a gradient, by the compiler's count, beside those of a plain product."""
+    params, batch = init_params(MODELS[name], jax.random.key(0)), batch_of(name, examples, length)
+    gradient = gradient_here(name, params, batch)
+    n = 2048 if examples * length >= 1024 else 256
+    a = jnp.ones((n, n))
+    product = jax.jit(lambda a: a @ a).lower(a).compile()
+    runs = {"gradient": lambda: gradient(params, batch), "matrix product": lambda: product(a)}
+    flops = {"gradient": gradient.cost_analysis()["flops"], "matrix product": 2 * n**3}
+    seconds = _harness.interleaved_seconds(runs, repeats=repeats)
+    rate = {kind: flops[kind] / min(values) / 1e9 for kind, values in seconds.items()}
+    return [
+        {"model": name, "name": kind, "GFLOP": flops[kind] / 1e9, "GFLOP_per_second": value}
+        for kind, value in rate.items()
+    ]
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks directions", description=__doc__)
+    parser.add_argument("--models", nargs="+", default=["t5-small", "distilroberta-base"])
+    parser.add_argument("--count", type=int, default=7, help="directions")
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="tiny models: a smoke test")
+    parser.add_argument("--out", help="write the rows to this JSON file")
+    options = parser.parse_args(arguments)
+
+    models = ["tiny-t5", "tiny-roberta"] if options.quick else options.models
+    sizes = ((2, 8),) if options.quick else SIZES
+    rows, memory, fits, rates = [], [], [], []
+    for name in models:
+        for examples, length in sizes:
+            found = compare_methods(name, examples, length, options.count, options.repeats)
+            _harness.print_table(found, f"{options.count} directions, {name}")
+            rows += found
+        rates += arithmetic(name, *sizes[0], options.repeats)
+        length = sizes[-1][1]
+        fits.append(fit_tokens(name, length, options.count, "adjoint", options.repeats))
+        if not options.quick:
+            memory += peak_memory(name, *sizes[0], options.count)
+    _harness.print_table(rates, "Arithmetic")
+    _harness.print_table(fits, "Cost against tokens")
+    _harness.print_table(memory, "Peak memory of a process each")
+    if options.out:
+        more = {"memory": memory, "fits": fits, "arithmetic": rates, "count": options.count}
+        _harness.write_json(options.out, "directions", rows, **more)
