@@ -230,6 +230,24 @@ def test_ctrl_c_stops_after_the_step_and_says_how_to_go_on(tmp_path):
     assert records.read(tmp_path / "run", records.Convergence)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not (ROOT.parent / "shared" / "data").exists(), reason="needs real text")
+def test_the_small_preset_runs_shrunk_on_real_text(tmp_path):
+    data = ROOT.parent / "shared" / "data"
+    arguments = tiny.arguments(epochs=1, measured_epochs=(1,), measured_batches=1)
+    arguments += ["--translation.corpus", str(data / "books_standin_en_fr"), "--no-tune"]
+    arguments += ["--mlm.corpus", str(data / "imdb")]
+    assert main(["reproduce", "--preset", "small", "--out", str(tmp_path), *arguments]) == 0
+    about = json.loads((tmp_path / "provenance.json").read_text())["tasks"]
+    assert about["translation"]["corpus"] == "books_standin_en_fr/train.parquet"
+    assert about["mlm"]["corpus"] == "imdb/train_first_10240.parquet"
+    assert len(records.read(tmp_path, records.Sharpness)) == 2 * 2 * 7
+    assert all(np.isfinite(row.sharpness) for row in records.read(tmp_path, records.Sharpness))
+    report = (tmp_path / "report.html").read_text()
+    assert "books_standin_en_fr/train.parquet" in report and "imdb/train_first" in report
+    assert str(data) not in report
+
+
 def test_a_report_can_be_made_of_a_run_in_progress(finished, tmp_path):
     for name in ("config.json", "provenance.json", "convergence.csv"):
         shutil.copy(finished / name, tmp_path / name)
