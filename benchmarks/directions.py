@@ -33,7 +33,8 @@ from sharpjax.models import (
     make_loss,
 )
 
-SIZES = ((8, 128), (4, 64))
+SIZES = ("8x128", "4x64")
+PEERS = ("vhp", "torch.func")
 TINY_T5 = {"vocab_size": 99, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
 TINY_ROBERTA = {
     "vocab_size": 99,
@@ -144,7 +145,7 @@ def peer(kind: str, model: Any, batch: Any) -> Callable[[], Any]:
 
 
 def compare_methods(
-    name: str, examples: int, length: int, count: int, repeats: int
+    name: str, examples: int, length: int, count: int, repeats: int, peers: tuple[str, ...] = PEERS
 ) -> list[dict[str, Any]]:
     model, batch = torch_model(name), batch_of(name, examples, length)
     params = same_params(model)
@@ -156,13 +157,13 @@ def compare_methods(
         run, arguments = measurement(name, params, updates, batch, method)
         compiled[method] = run
         runs[method] = lambda run=run, arguments=arguments: run(*arguments)
-    for kind in ("gradient (torch)", "vhp", "torch.func"):
+    for kind in ("gradient (torch)", *peers):
         runs[kind] = peer(kind, model, batch)
     if importlib.util.find_spec("curvlinops"):
         runs["curvlinops"] = curvlinops_product(model, batch)
 
     answers = {m: float(runs[m]()["direction 0"].sharpness) for m in METHODS}
-    answers |= {kind: runs[kind]() for kind in ("vhp", "torch.func")}
+    answers |= {kind: runs[kind]() for kind in peers}
     spread = max(answers.values()) - min(answers.values())
     if spread > 0.05 * max(map(abs, answers.values())):
         raise AssertionError(f"{name}, {examples}x{length}: the sharpness differs: {answers}")
@@ -218,18 +219,20 @@ def curvlinops_product(model: Any, batch: Any) -> Callable[[], Any]:
     return lambda: operator @ v
 
 
-def peak_memory(name: str, examples: int, length: int, count: int) -> list[dict[str, Any]]:
+def peak_memory(
+    name: str, examples: int, length: int, count: int, peers: tuple[str, ...] = PEERS
+) -> list[dict[str, Any]]:
     """Peak memory of a process each: whole, and beyond one that only holds what it starts from."""
     head = f"from benchmarks.directions import *\nname = {name!r}\n"
     head += f"batch = batch_of(name, {examples}, {length})\n"
     here = head + "params = init_params(MODELS[name], jax.random.key(0))\n"
     here += f"updates = jax.block_until_ready(directions_like(params, {count}))\n"
-    there = head + "model = torch_model(name)\nrun = peer('vhp', model, batch)\n"
+    there = head + "model = torch_model(name)\nrun = peer({!r}, model, batch)\n"
     call = "run, arguments = measurement(name, params, updates, batch, {!r})\n"
     call += "jax.block_until_ready(run(*arguments))\n"
     programs = {method: (here, here + call.format(method)) for method in METHODS}
-    programs["vhp"] = there, there + "run()\n"
-    programs["torch.func"] = there, there + "peer('torch.func', model, batch)()\n"
+    for kind in peers:
+        programs[kind] = there.format(kind), there.format(kind) + "run()\n"
     rows = []
     for kind, (start, whole) in programs.items():
         peak, base = _harness.peak_mebibytes(whole), _harness.peak_mebibytes(start)
@@ -284,25 +287,30 @@ def arithmetic(name: str, examples: int, length: int, repeats: int) -> list[dict
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks directions", description=__doc__)
     parser.add_argument("--models", nargs="+", default=["t5-small", "distilroberta-base"])
+    parser.add_argument("--sizes", nargs="+", default=SIZES, help="examples x tokens")
     parser.add_argument("--count", type=int, default=7, help="directions")
     parser.add_argument("--repeats", type=int, default=2)
+    # The loop is what all is compared with; the other takes 7 GB and more.
+    parser.add_argument("--no-torch-func", action="store_true", help="leave that peer out")
     parser.add_argument("--quick", action="store_true", help="tiny models: a smoke test")
     parser.add_argument("--out", help="write the rows to this JSON file")
     options = parser.parse_args(arguments)
 
+    peers = PEERS[:1] if options.no_torch_func else PEERS
     models = ["tiny-t5", "tiny-roberta"] if options.quick else options.models
-    sizes = ((2, 8),) if options.quick else SIZES
+    asked = ["2x8"] if options.quick else options.sizes
+    sizes = [tuple(map(int, size.split("x"))) for size in asked]
     rows, memory, fits, rates = [], [], [], []
     for name in models:
         for examples, length in sizes:
-            found = compare_methods(name, examples, length, options.count, options.repeats)
+            found = compare_methods(name, examples, length, options.count, options.repeats, peers)
             _harness.print_table(found, f"{options.count} directions, {name}")
             rows += found
         rates += arithmetic(name, *sizes[0], options.repeats)
         length = sizes[-1][1]
-        fits.append(fit_tokens(name, length, options.count, "adjoint", options.repeats))
+        fits.append(fit_tokens(name, length, 2, "adjoint", options.repeats))
         if not options.quick:
-            memory += peak_memory(name, *sizes[0], options.count)
+            memory += peak_memory(name, *sizes[0], options.count, peers)
     _harness.print_table(rates, "Arithmetic")
     _harness.print_table(fits, "Cost against tokens")
     _harness.print_table(memory, "Peak memory of a process each")

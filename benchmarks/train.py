@@ -16,7 +16,7 @@ import torch
 
 import sharpjax
 from benchmarks import _harness
-from benchmarks.directions import MODELS, SIZES, batch_of, torch_model
+from benchmarks.directions import MODELS, batch_of, torch_model
 from sharpjax.models import init_params, make_loss
 
 RATE = 1e-3
@@ -113,7 +113,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
 
     models = ["tiny-t5", "tiny-roberta"] if options.quick else options.models
-    examples, length = (2, 8) if options.quick else SIZES[0]
+    examples, length = (2, 8) if options.quick else (8, 128)
     rows, memory = [], []
     for name in models:
         found = compare_steps(name, examples, length, options.repeats)
