@@ -1,6 +1,7 @@
 """The benchmarks' smallest versions run, agree and write what they print."""
 
 import json
+import os
 
 import pytest
 
@@ -8,6 +9,7 @@ from benchmarks.__main__ import main
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("SHARPJAX_BENCHMARKS" not in os.environ, reason="minutes of compilation")
 @pytest.mark.filterwarnings("ignore")  # What the peers warn about is not ours.
 @pytest.mark.parametrize(
     ("name", "columns"),
