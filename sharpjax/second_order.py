@@ -29,13 +29,16 @@ def second_order(f: Callable, params: Any) -> tuple[jax.Array, Callable]:
     """The loss f(params), and the function v -> (gᵀv, vᵀHv) of directions that are not normalised.
 
     Args:
-      f: `f(params)` -> real scalar, differentiable twice forward and once in reverse. Loops,
-        branches, custom derivatives and rematerialised blocks are fine.
+      f: `f(params)` -> real scalar, differentiable twice forward and once in reverse: loops,
+        branches, `custom_jvp` and rematerialised blocks are fine.
       params: Pytree of real floating-point arrays.
 
     Returns:
       `(loss, along)`; `along(v)` takes a pytree like `params`, and may be mapped. It uses what the
       shared pass left: call it where `second_order` was called.
+
+    Raises:
+      TypeError: a `custom_vjp` function, which has no forward mode.
 
     Cost: the shared pass has a forward pass's matrix products twice, each direction three times.
     Memory: inputs and adjoints of matrix products and of what lies between them. A loop or a
@@ -111,7 +114,7 @@ def _units(jaxpr) -> list[_Unit]:
     used = {*_variables(jaxpr.outvars), *(x for names in reads for x in names)}
     units = []
     for group, inside, names in zip(ordered, made, reads, strict=True):
-        outputs = [y for eqn in group for y in eqn.outvars if y in inside & used]
+        outputs = [y for eqn in group for y in eqn.outvars if y in inside and y in used]
         unit = _Unit(group, names, [x for x in names if x in depth], outputs, [])
         units.append(unit._replace(curved=_curved_outputs(unit)))
     return units

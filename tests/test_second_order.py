@@ -105,6 +105,16 @@ def test_directions_are_mapped_and_of_any_scale(x64):
     chex.assert_trees_all_close(scaled, (3 * slope, 9 * sharpness), rtol=1e-12)
 
 
+def test_a_function_without_forward_mode_is_refused():
+    @jax.custom_vjp
+    def f(x):
+        return x**2
+
+    f.defvjp(lambda x: (f(x), x), lambda x, g: (2 * x * g,))
+    with pytest.raises(TypeError, match="forward-mode"):
+        second_order(f, jnp.ones(()))
+
+
 T5_FIELDS = {"vocab_size": 19, "d_model": 6, "d_kv": 3, "d_ff": 8, "num_layers": 1, "num_heads": 2}
 MODELS = {
     "t5": T5(T5Config(**T5_FIELDS)),
