@@ -97,6 +97,9 @@ class Config:
     seed: int
     # Seeds of the sharpness experiment: seed, seed + 1, …
     replicates: int
+    # Fields with a default came later: a run recorded without them had this value.
+    # Whether training steps compute each block again on the way back, instead of keeping it.
+    remat: bool = False
 
     def __post_init__(self):
         counts = "examples batch_size micro_batch_size epochs measured_batches test_examples"
@@ -291,6 +294,16 @@ def as_json(config: Config) -> dict[str, Any]:
     """The configuration as JSON holds it (tuples are lists)."""
     plain = dataclasses.asdict(config)
     return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
+
+
+def completed(recorded: dict[str, Any]) -> dict[str, Any]:
+    """A recorded configuration with the fields that did not exist when it was recorded."""
+    later = {
+        f.name: f.default
+        for f in dataclasses.fields(Config)
+        if f.default is not dataclasses.MISSING
+    }
+    return later | recorded
 
 
 def differences(recorded: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> list[str]:

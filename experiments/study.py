@@ -58,7 +58,8 @@ class Study:
         path = self.directory / "config.json"
         asked = configuration.as_json(self.config)
         if path.exists():
-            differing = configuration.differences(json.loads(path.read_text()), asked)
+            recorded = configuration.completed(json.loads(path.read_text()))
+            differing = configuration.differences(recorded, asked)
             if differing:
                 raise RefusedError(
                     f"{self.directory} was made with another configuration: {', '.join(differing)}"

@@ -64,3 +64,10 @@ def test_differences_name_the_fields_of_both():
         "mlm.length 16 (here 20)",
         "seed 0 (here 3)",
     ]
+
+
+def test_a_run_recorded_before_a_field_existed_had_its_default():
+    asked = config.as_json(tiny.config())
+    recorded = {k: v for k, v in asked.items() if k != "remat"}
+    assert config.differences(config.completed(recorded), asked) == []
+    assert config.completed({"remat": True})["remat"]
