@@ -1,6 +1,7 @@
 """The command line: `python -m experiments --help`."""
 
 import contextlib
+import dataclasses
 import functools
 import io
 import os
@@ -14,33 +15,49 @@ import jax
 import tyro
 from rich.console import Console
 
-from experiments import report
+from experiments import processes, report
 from experiments.config import PRESETS, Config, Task, Trajectory
 from experiments.corpora import DataError
+from experiments.layout import make_layout
 from experiments.study import RefusedError, Study
 from experiments.watch import Interrupted, Watch
 
-# The study's fields, without a prefix on the command line.
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a study runs; its records do not depend on it, up to rounding."""
+
+    # Where records, checkpoints and the report go; the same command continues what is there.
+    out: Path
+    # Devices as data=4,fsdp=2: batches are split over both axes, parameters and states over fsdp.
+    # By default all devices are on data.
+    mesh: str = ""
+    # Several processes: "auto" on Slurm, TPU pods, GKE or Open MPI, else ADDRESS:PORT,COUNT,INDEX.
+    distributed: str = ""
+
+
+# The fields, without a prefix on the command line.
 Fields = Annotated[Config, tyro.conf.arg(name="")]
+Where = Annotated[Place, tyro.conf.arg(name="")]
 Command = Callable[[Watch], None]
 
 
-def reproduce(config: Fields, out: Path) -> Command:
+def reproduce(config: Fields, place: Where) -> Command:
     """Both experiments on both tasks, then the report.
 
     Args:
       config: The study.
-      out: Where records, checkpoints and the report go; the same command continues what is there.
+      place: Where it runs, and what it leaves.
     """
-    return _study(config, out, lambda study: study.reproduce())
+    return _study(config, place, lambda study: study.reproduce())
 
 
-def sharpness(config: Fields, out: Path, task: Task, trajectory: Trajectory) -> Command:
+def sharpness(config: Fields, place: Where, task: Task, trajectory: Trajectory) -> Command:
     """Experiment 1 on one task and trajectory: one column of Tables 3 to 6, then the report.
 
     Args:
       config: The study.
-      out: Where records, checkpoints and the report go; the same command continues what is there.
+      place: Where it runs, and what it leaves.
       task: What the model learns.
       trajectory: The optimizer whose trajectory is followed.
     """
@@ -49,23 +66,23 @@ def sharpness(config: Fields, out: Path, task: Task, trajectory: Trajectory) -> 
         for seed in config.seeds:
             study.sharpness(task, trajectory, seed)
 
-    return _study(config, out, stages)
+    return _study(config, place, stages)
 
 
-def convergence(config: Fields, out: Path, task: Task) -> Command:
+def convergence(config: Fields, place: Where, task: Task) -> Command:
     """Experiment 2 on one task: one panel of Figure 4, then the report; `--tune` tunes the rates.
 
     Args:
       config: The study.
-      out: Where records, checkpoints and the report go; the same command continues what is there.
+      place: Where it runs, and what it leaves.
       task: What the model learns.
     """
-    return _study(config, out, lambda study: study.convergence(task))
+    return _study(config, place, lambda study: study.convergence(task))
 
 
 def anatomy(
     config: Fields,
-    out: Path,
+    place: Where,
     task: Task,
     trajectory: Trajectory = "adam",
     epoch: int | None = None,
@@ -75,13 +92,13 @@ def anatomy(
 
     Args:
       config: The study; a task's `checkpoint` may be a pretrained folder.
-      out: Where records, checkpoints and the report go; the same command continues what is there.
+      place: Where it runs, and what it leaves.
       task: What the model learns.
       trajectory: The optimizer whose trajectory leads to the point.
       epoch: Of the point, from 1; by default the first that is measured.
       batch: Of the epoch, from 1; by default the first that is measured there.
     """
-    return _study(config, out, lambda study: study.anatomy(task, trajectory, epoch, batch))
+    return _study(config, place, lambda study: study.anatomy(task, trajectory, epoch, batch))
 
 
 def make_report(directory: tyro.conf.Positional[Path]) -> Command:
@@ -102,11 +119,18 @@ COMMANDS = {
 }
 
 
-def _study(config: Config, out: Path, stages: Callable[[Study], None]) -> Command:
+def _study(config: Config, place: Place, stages: Callable[[Study], None]) -> Command:
     def run(watch: Watch) -> None:
-        with Study(out, config, watch).open() as study:
+        try:
+            if place.distributed:
+                processes.initialize(place.distributed)
+            layout = make_layout(place.mesh)
+        except ValueError as error:
+            raise RefusedError(str(error)) from error
+        with Study(place.out, config, watch, layout).open() as study:
             stages(study)
-        _report(out, watch)
+        if processes.is_first():
+            _report(place.out, watch)
 
     return run
 

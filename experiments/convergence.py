@@ -8,8 +8,9 @@ import numpy as np
 import optax
 
 import sharpjax
-from experiments import paper, records, trajectory
+from experiments import paper, processes, records, trajectory
 from experiments.config import Config
+from experiments.layout import Layout
 from experiments.sharpness import dropout_key, epochs
 from experiments.tasks import Task
 from experiments.watch import Watch
@@ -28,14 +29,18 @@ def optimizer(algorithm: str, rate: str, clip_fraction: float) -> optax.Gradient
     )
 
 
-def run(directory: Path, config: Config, task: Task, start: Any, watch: Watch) -> None:
+def run(
+    directory: Path, config: Config, task: Task, start: Any, watch: Watch, layout: Layout
+) -> None:
     """Trains each algorithm from `start` on the same batches and records every step's loss.
 
     A run whose loss is no longer finite is recorded as diverged and ends; the others go on.
     """
-    rates = tune(directory, config, task, start, watch) if config.tune else table_2(task.name)
+    rates = (
+        tune(directory, config, task, start, watch, layout) if config.tune else table_2(task.name)
+    )
     for algorithm, rate in rates.items():
-        _converge(directory, config, task, start, algorithm, rate, watch)
+        _converge(directory, config, task, start, algorithm, rate, watch, layout)
 
 
 def table_2(task: str) -> dict[str, str]:
@@ -44,29 +49,33 @@ def table_2(task: str) -> dict[str, str]:
     return {k: r if r == RELATIVE else repr(float(r)) for k, r in rates.items()}
 
 
-def tune(directory: Path, config: Config, task: Task, start: Any, watch: Watch) -> dict[str, str]:
+def tune(
+    directory: Path, config: Config, task: Task, start: Any, watch: Watch, layout: Layout
+) -> dict[str, str]:
     """Each algorithm's rate of least training loss over a short horizon, on a log grid.
 
     From the paper's rate outwards in half decades, in the direction that improves, until it no
     longer does. The search of an algorithm is recorded when it is complete.
     """
     chosen = {}
+    recorded = processes.from_first(lambda: records.read(directory, records.Tuning))
     for algorithm, rate in table_2(task.name).items():
         rows = [
             row
-            for row in records.read(directory, records.Tuning)
+            for row in recorded
             if (row.task, row.seed, row.algorithm) == (task.name, task.seed, algorithm)
         ]
         if not rows and rate == RELATIVE:
             rows = [_tuning_row(config, task, algorithm, rate, float("nan"), True)]
         elif not rows:
-            rows = _search(config, task, start, algorithm, float(rate), watch)
-        records.append(directory, rows)
+            rows = _search(config, task, start, algorithm, float(rate), watch, layout)
+        if processes.is_first():
+            records.append(directory, rows)
         chosen[algorithm] = next(row.learning_rate for row in rows if row.chosen)
     return chosen
 
 
-def _search(config, task, start, algorithm, base, watch) -> list[records.Tuning]:
+def _search(config, task, start, algorithm, base, watch, layout) -> list[records.Tuning]:
     trials: dict[int, float] = {}  # Grid index -> loss.
 
     def loss_at(i: int) -> float:
@@ -89,6 +98,7 @@ def _search(config, task, start, algorithm, base, watch) -> list[records.Tuning]
                 watch=watch,
                 observe=observe,
                 dropout_key=dropout_key(config, task),
+                layout=layout,
             )
             tail = losses[-max(1, config.tune_steps // 5) :]
             trials[i] = float(np.mean(tail)) if math.isfinite(losses[-1]) else float("inf")
@@ -121,11 +131,11 @@ def _tuning_row(config, task, algorithm, rate, loss, chosen) -> records.Tuning:
     )
 
 
-def _converge(directory, config, task, start, algorithm, rate, watch) -> None:
+def _converge(directory, config, task, start, algorithm, rate, watch, layout) -> None:
     steps = config.epochs * config.batches_per_epoch
     own = [
         row
-        for row in records.read(directory, records.Convergence)
+        for row in processes.from_first(lambda: records.read(directory, records.Convergence))
         if (row.task, row.seed, row.algorithm) == (task.name, task.seed, algorithm)
     ]
     if own and (own[-1].step == steps or own[-1].diverged):
@@ -149,7 +159,8 @@ def _converge(directory, config, task, start, algorithm, rate, watch) -> None:
         return diverged
 
     def flush() -> None:
-        records.append(directory, pending)
+        if processes.is_first():
+            records.append(directory, pending)
         pending.clear()
 
     trajectory.train(
@@ -165,4 +176,5 @@ def _converge(directory, config, task, start, algorithm, rate, watch) -> None:
         flush=flush,
         checkpoint_every=config.checkpoint_every,
         dropout_key=dropout_key(config, task),
+        layout=layout,
     )

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import sharpjax
-from experiments import records, trajectory
+from experiments import processes, records, trajectory
 from experiments.config import Config
+from experiments.layout import Layout
 from experiments.tasks import Task, rng
 from experiments.watch import Watch
 
@@ -17,7 +18,15 @@ from experiments.watch import Watch
 EDGES = np.arange(-20.0, 4.25, 0.25)
 
 
-def run(directory: Path, config: Config, task: Task, name: str, start: Any, watch: Watch) -> None:
+def run(
+    directory: Path,
+    config: Config,
+    task: Task,
+    name: str,
+    start: Any,
+    watch: Watch,
+    layout: Layout,
+) -> None:
     """Trains along trajectory `name` from `start` and records what every algorithm would do.
 
     At each measured batch: slope, sharpness and its error for all seven directions, at the point
@@ -36,13 +45,14 @@ def run(directory: Path, config: Config, task: Task, name: str, start: Any, watc
         measured[epoch, int(drawn)] = True
     recorded = {
         (row.epoch, row.batch)
-        for row in records.read(directory, records.Sharpness)
+        for row in processes.from_first(lambda: records.read(directory, records.Sharpness))
         if (row.task, row.trajectory, row.seed) == (task.name, name, task.seed)
     }
     if measured.keys() <= recorded:
         return
     first_landscape = min(point for point, full in measured.items() if full)
     per_epoch = config.batches_per_epoch
+    test = layout.place_batch(task.test)
     last_epoch, last_batch = max(measured)
 
     def observe(step: trajectory.Step) -> None:
@@ -54,20 +64,21 @@ def run(directory: Path, config: Config, task: Task, name: str, start: Any, watc
             task.loss_fn,
             step.params,
             step.updates,
-            task.test,
+            test,
             method=config.method,
             chunk=config.chunk,
         )
         rows = _sharpness_rows(cell, config, step, stats)
         extra = []
         if measured[epoch, batch]:
-            extra += _landscape_rows(cell, config, task, step, stats)
-            extra += _histogram_rows(cell, step)
+            extra += _landscape_rows(cell, config, task, step, stats, test)
+            extra += _histogram_rows(cell, step, layout)
         if (epoch, batch) == first_landscape:
-            extra += _precision_rows(cell, task, step, stats)
+            extra += _precision_rows(cell, task, layout, step, stats)
         # What belongs to a point comes before its sharpness, whose presence says that all is there.
-        records.append(directory, extra)
-        records.append(directory, rows)
+        if processes.is_first():
+            records.append(directory, extra)
+            records.append(directory, rows)
 
     trajectory.train(
         f"{task.name}, {name} trajectory, seed {task.seed}",
@@ -83,6 +94,7 @@ def run(directory: Path, config: Config, task: Task, name: str, start: Any, watc
         observe=observe,
         checkpoint_every=config.checkpoint_every,
         dropout_key=dropout_key(config, task),
+        layout=layout,
     )
 
 
@@ -124,7 +136,7 @@ def _sharpness_rows(cell, config, step, stats) -> list[records.Sharpness]:
     ]
 
 
-def _landscape_rows(cell, config, task, step, stats) -> list[records.Landscape]:
+def _landscape_rows(cell, config, task, step, stats, test) -> list[records.Landscape]:
     rows = []
     for algorithm, update in step.updates.items():
         newton = float(stats[algorithm].newton_step)
@@ -132,7 +144,7 @@ def _landscape_rows(cell, config, task, step, stats) -> list[records.Landscape]:
             task.loss_fn,
             step.params,
             update,
-            task.test,
+            test,
             initial_step=newton if 0 < newton < float("inf") else None,
             points=config.landscape_points,
         )
@@ -143,7 +155,7 @@ def _landscape_rows(cell, config, task, step, stats) -> list[records.Landscape]:
     return rows
 
 
-def _histogram_rows(cell, step) -> list[records.Histogram]:
+def _histogram_rows(cell, step, layout) -> list[records.Histogram]:
     trees = [("sgd", "gradient", step.grads), ("sgd", "momentum", step.updates["sgd"])]
     trees += [(algorithm, "update", update) for algorithm, update in step.updates.items()]
     bounds = np.concatenate([[-np.inf], EDGES, [np.inf]])
@@ -157,14 +169,14 @@ def _histogram_rows(cell, step) -> list[records.Histogram]:
             count=int(count),
         )
         for algorithm, quantity, tree in trees
-        for i, count in enumerate(sum(np.asarray(c, np.int64) for c in _counts(tree)))
+        for i, count in enumerate(sum(c.astype(np.int64) for c in layout.gather(_counts(tree))))
         if count
     ]
 
 
-def _precision_rows(cell, task, step, stats) -> list[records.Precision]:
+def _precision_rows(cell, task, layout, step, stats) -> list[records.Precision]:
     """The same point, directions and data in float64, on the host's own precision."""
-    host = jax.device_get((step.params, step.updates))
+    host = layout.gather((step.params, step.updates))
     with jax.enable_x64(True):
         params, updates = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), host)
         exact = sharpjax.measure_directions(task.loss_fn, params, updates, task.test)

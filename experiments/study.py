@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import optax
 
 import sharpjax
-from experiments import anatomy, convergence, records, sharpness, trajectory
+from experiments import anatomy, convergence, processes, records, sharpness, trajectory
 from experiments import config as configuration
 from experiments.config import Config
+from experiments.layout import Layout, one_device
 from experiments.tasks import Task, make_task
 from experiments.watch import Watch
 
@@ -32,10 +32,15 @@ class RefusedError(ValueError):
 class Study:
     """Runs stages of one configuration in one directory; each stage continues where it ended."""
 
-    def __init__(self, directory: Path, config: Config, watch: Watch):
+    def __init__(self, directory: Path, config: Config, watch: Watch, layout: Layout | None = None):
         self.directory, self.config, self.watch = directory, config, watch
+        self.layout = layout or one_device()
+        for name in ("micro_batch_size", "warmup_batch_size"):
+            size, devices = getattr(config, name), self.layout.mesh.size
+            if size % devices:
+                raise RefusedError(f"the mesh's {devices} devices must divide {name}, got {size}")
         self._tasks: dict[tuple[str, int], Task] = {}
-        self._provenance: dict[str, Any] = {}
+        self._provenance: dict[str, Any] = {"tasks": {}, "wall_seconds": {}}
 
     @contextlib.contextmanager
     def open(self) -> Iterator["Study"]:
@@ -45,16 +50,17 @@ class Study:
           RefusedError: another configuration made it, or another process is writing to it.
           OSError: it cannot be written to.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
-        with (self.directory / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RefusedError(f"{self.directory} is in use by another run") from None
-            self._claim()
+        with contextlib.ExitStack() as held:
+            processes.from_first(lambda: self._claim(held))
             yield self
 
-    def _claim(self) -> None:
+    def _claim(self, held: contextlib.ExitStack) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        lock = held.enter_context((self.directory / ".lock").open("w"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RefusedError(f"{self.directory} is in use by another run") from None
         path = self.directory / "config.json"
         asked = configuration.as_json(self.config)
         if path.exists():
@@ -69,23 +75,23 @@ class Study:
         else:
             records.write_json(path, asked)
         path = self.directory / "provenance.json"
-        self._provenance = json.loads(path.read_text()) if path.exists() else {}
+        self._provenance |= json.loads(path.read_text()) if path.exists() else {}
         self._provenance |= {
             "sharpjax": sharpjax.__version__,
             "commit": _commit(),
             "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
             "python": platform.python_version(),
-            "device": _device(),
+            "device": _device(self.layout),
+            "mesh": dict(self.layout.mesh.shape),
             "precision": f"measured in float32 at matmul precision highest, "
             f"trained in {self.config.training_dtype}",
             "seed": self.config.seed,
         }
-        self._provenance.setdefault("tasks", {})
-        self._provenance.setdefault("wall_seconds", {})
         self._write_provenance()
 
     def _write_provenance(self) -> None:
-        records.write_json(self.directory / "provenance.json", self._provenance)
+        if processes.is_first():
+            records.write_json(self.directory / "provenance.json", self._provenance)
 
     @contextlib.contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -124,6 +130,7 @@ class Study:
                 # A warm-up step is short: checkpoints of it are rarer.
                 checkpoint_every=10 * self.config.checkpoint_every,
                 dropout_key=sharpness.dropout_key(self.config, task),
+                layout=self.layout,
             )
 
     def sharpness(self, name: str, along: str, seed: int) -> None:
@@ -131,14 +138,14 @@ class Study:
         task = self.task(name, seed)
         start = self.start(task)
         with self._timed(f"sharpness, {name}, {along} trajectory"):
-            sharpness.run(self.directory, self.config, task, along, start, self.watch)
+            sharpness.run(self.directory, self.config, task, along, start, self.watch, self.layout)
 
     def convergence(self, name: str) -> None:
         """One panel of Figure 4."""
         task = self.task(name, self.config.seed)
         start = self.start(task)
         with self._timed(f"convergence, {name}"):
-            convergence.run(self.directory, self.config, task, start, self.watch)
+            convergence.run(self.directory, self.config, task, start, self.watch, self.layout)
 
     def anatomy(self, name: str, along: str, epoch: int | None, batch: int | None) -> None:
         """The anatomy of sharpness at one point of a trajectory."""
@@ -179,8 +186,8 @@ def _commit() -> str:
         return "unknown"
 
 
-def _device() -> str:
-    devices = jax.devices()
+def _device(layout: Layout) -> str:
+    devices = layout.mesh.devices.ravel()
     kind = devices[0].device_kind
     if devices[0].platform == "cpu":
         kind = f"{platform.machine()} CPU, {os.cpu_count()} cores"

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import optax
 import orbax.checkpoint as ocp
 
+from experiments import processes
+from experiments.layout import Layout, one_device
 from experiments.watch import Interrupted, Watch
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every save.
@@ -42,13 +44,14 @@ def train(
     flush: Callable[[], None] = lambda: None,
     checkpoint_every: int = 1,
     dropout_key: jax.Array | None = None,
+    layout: Layout | None = None,
 ) -> Any:
     """Trains to step `steps` from the last checkpoint, or from `params`, and returns parameters.
 
     Args:
       name: What the progress calls it.
       directory: Of its checkpoints; None keeps none.
-      params: The starting point; host or device arrays.
+      params: The starting point; host arrays.
       transformation: Any optax transformation; its updates may be a dict of many (pseudo-updates).
       loss_fn: `loss_fn(params, micro_batch, key)`.
       batches: `batches(start)` yields the batches of steps start + 1, start + 2, …, each a pytree
@@ -60,35 +63,42 @@ def train(
       flush: Called before a checkpoint is made: all that was observed must be recorded by then.
       checkpoint_every: Steps between checkpoints; one is made at the end too.
       dropout_key: Folded with the step; None trains without dropout.
+      layout: Where parameters, states and batches lie; None is one device.
+
+    Returns:
+      The parameters on the host, whole.
 
     Raises:
       Interrupted: it was asked to stop; a checkpoint of the last whole step has been made.
     """
-    update = jax.jit(transformation.update, donate_argnums=1)
-    apply = jax.jit(lambda p, u: optax.apply_updates(p, select(u)), donate_argnums=0)
-    # A copy: the first step's parameters are donated, and the caller's must live.
-    params = jax.tree.map(lambda x: jnp.array(x, copy=True), params)
-    state = jax.jit(transformation.init)(params)
+    layout = layout or one_device()
+    keep = layout.constrain
+    update = jax.jit(lambda g, s, p: keep(transformation.update(g, s, p)), donate_argnums=1)
+    apply = jax.jit(lambda p, u: keep(optax.apply_updates(p, select(u))), donate_argnums=0)
+    params = layout.place(params)  # Copies: the first step's parameters are donated.
+    state = jax.jit(lambda p: keep(transformation.init(p)))(params)
     with _checkpoints(directory) as manager:
-        start = manager.latest_step() or 0 if manager else 0
+        start = processes.from_first(lambda: manager.latest_step() or 0) if manager else 0
         if start:
             like = jax.tree.map(ocp.utils.to_shape_dtype_struct, {"params": params, "state": state})
             restored = manager.restore(start, args=ocp.args.StandardRestore(like))
             params, state = restored["params"], restored["state"]
         if start >= steps:
-            return params
+            return layout.gather(params)
+        saved = number = start
 
         def save(number):
+            nonlocal saved
             flush()
-            if manager and number > (manager.latest_step() or 0):
+            if manager and number > saved:
                 tree = {"params": params, "state": state}
                 manager.save(number, args=ocp.args.StandardSave(tree))
+                saved = number
 
-        number = start
         with watch.stage(name, steps, start) as stage:
             for number, batch in zip(range(start + 1, steps + 1), batches(start), strict=False):
                 key = None if dropout_key is None else jax.random.fold_in(dropout_key, number)
-                loss, grads = gradient(loss_fn, params, batch, key)
+                loss, grads = gradient(loss_fn, params, layout.place_batch(batch), key, layout)
                 updates, state = update(grads, state, params)
                 loss = float(loss)
                 if observe(Step(number, loss, params, grads, updates)):
@@ -96,27 +106,32 @@ def train(
                 del grads
                 params = apply(params, updates)
                 stage.step(number, loss)
-                if watch.stopping:
+                if processes.any_of(watch.stopping):
                     save(number)
                     raise Interrupted(f"{name} stopped after step {number} of {steps}")
                 if number % checkpoint_every == 0:
                     save(number)
         save(number)
-    return params
+    return layout.gather(params)
 
 
-@functools.partial(jax.jit, static_argnames="loss_fn")
-def gradient(loss_fn: Callable, params: Any, batch: Any, key: Any) -> tuple[jax.Array, Any]:
+@functools.partial(jax.jit, static_argnames=("loss_fn", "layout"))
+def gradient(
+    loss_fn: Callable, params: Any, batch: Any, key: Any, layout: Layout | None = None
+) -> tuple[jax.Array, Any]:
     """Mean loss and gradient over micro-batches, in one micro-batch's memory."""
+    keep = layout.constrain if layout else lambda tree: tree
     count = jax.tree.leaves(batch)[0].shape[0]
     value_and_grad = jax.value_and_grad(loss_fn)
     if count == 1:
-        return value_and_grad(params, jax.tree.map(lambda x: x[0], batch), key)
+        loss, grads = value_and_grad(params, jax.tree.map(lambda x: x[0], batch), key)
+        return loss, keep(grads)
 
     def add(total, numbered):
         i, micro_batch = numbered
         own = None if key is None else jax.random.fold_in(key, i)
-        return jax.tree.map(jnp.add, total, value_and_grad(params, micro_batch, own)), None
+        loss, grads = value_and_grad(params, micro_batch, own)
+        return jax.tree.map(jnp.add, total, (loss, keep(grads))), None
 
     zero = (jnp.zeros(()), optax.tree.zeros_like(params))
     total, _ = jax.lax.scan(add, zero, (jnp.arange(count), batch))
