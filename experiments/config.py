@@ -98,7 +98,8 @@ class Config:
     # Seeds of the sharpness experiment: seed, seed + 1, …
     replicates: int
     # Fields with a default came later: a run recorded without them had this value.
-    # Whether training steps compute each block again on the way back, instead of keeping it.
+    # Whether blocks are computed again on the way back instead of being kept, in training and in
+    # measurements by method="reverse".
     remat: bool = False
 
     def __post_init__(self):

@@ -28,13 +28,15 @@ def initialize(cluster: str) -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # It would take SIGTERM away from `Watch`, which asks all processes to stop.
     jax.config.update("jax_enable_preemption_service", False)
+    # A lost process ends the others: they would wait for it in the next collective.
+    seconds = {"heartbeat_timeout_seconds": 30}
     if cluster == "auto":
-        jax.distributed.initialize()
+        jax.distributed.initialize(**seconds)
         return
     address, *numbers = cluster.split(",")
     if len(numbers) != 2 or ":" not in address or not all(n.isdecimal() for n in numbers):
         raise ValueError(f"distributed must be auto or ADDRESS:PORT,COUNT,INDEX, got {cluster!r}")
-    jax.distributed.initialize(address, int(numbers[0]), int(numbers[1]))
+    jax.distributed.initialize(address, int(numbers[0]), int(numbers[1]), **seconds)
 
 
 def is_first() -> bool:

@@ -117,14 +117,16 @@ def make_task(name: str, config: Config, seed: int) -> Task:
             f"{name}: the tokenizer has {len(tokenizer)} tokens, "
             f"more than the model's {model.config.vocab_size}"
         )
-    training = model.clone(dtype=jnp.dtype(config.training_dtype))
+    training = model.clone(dtype=jnp.dtype(config.training_dtype), remat=config.remat)
+    # Forward modes keep nothing for a way back, and would compute a block's insides more often.
+    remat = config.remat and config.method == "reverse"
     return Task(
         name=name,
         seed=seed,
         config=config,
         model=model,
-        loss_fn=models.make_loss(model),
-        training_loss_fn=models.make_loss(training),
+        loss_fn=models.make_loss(model.clone(remat=remat), remat=remat),
+        training_loss_fn=models.make_loss(training, remat=config.remat),
         initial_params=jax.device_get(params),
         examples=examples,
         test=test,

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from sharpjax.models.layers import Attention, activation, key_mask, wide
+from sharpjax.models.layers import Attention, activation, key_mask, run_block, wide
 from sharpjax.models.losses import IGNORED
 
 
@@ -124,13 +124,14 @@ class Decoder(nn.Module):
 
     config: GPT2Config
     dtype: Any = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, h: jax.Array, mask: jax.Array, *, deterministic: bool) -> jax.Array:
         mask = mask & jnp.asarray(np.tri(h.shape[1], dtype=bool))[None, None]
         for i in range(self.config.n_layer):
             block = Block(self.config, i, self.dtype, name=f"block_{i}")
-            h = block(h, mask, deterministic=deterministic)
+            h = run_block(block, h, mask, deterministic=deterministic, remat=self.remat)
         return _norm(self.config, self.dtype, "final_norm")(h)
 
 
@@ -138,6 +139,7 @@ class GPT2(nn.Module):
     """GPT-2 with its language-model head.
 
     `dtype` is that of the computation (None: that of the parameters); parameters are float32.
+    `remat` makes each block's insides again on the way back.
     A batch is a dictionary of integer arrays `[batch, length]`: `input_ids`, and optionally
     `attention_mask` (1: attend) and `position_ids` (without them, 0, 1, … whether padded or not).
     ValueError if the length exceeds the positions.
@@ -149,10 +151,11 @@ class GPT2(nn.Module):
 
     config: GPT2Config = GPT2Config()
     dtype: Any = None
+    remat: bool = False
 
     def setup(self):
         self.embeddings = Embeddings(self.config, self.dtype)
-        self.decoder = Decoder(self.config, self.dtype)
+        self.decoder = Decoder(self.config, self.dtype, self.remat)
 
     def __call__(self, batch: Mapping[str, jax.Array], *, deterministic: bool = True) -> jax.Array:
         """Logits `[batch, length, vocabulary]`, float32 or wider."""

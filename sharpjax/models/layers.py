@@ -2,7 +2,7 @@
 
 Everything here is written so that `jax.experimental.jet` has a rule for it, as well as forward
 and reverse mode at any order: no `custom_jvp` function (`jax.nn.relu`, `jax.nn.logsumexp`), no
-scan, no remat.
+scan, and remat only where it is asked for.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,6 +35,17 @@ def activation(name: str) -> Callable[[jax.Array], jax.Array]:
     if name not in ACTIVATIONS:
         raise ValueError(f"unknown activation {name!r}; known are {sorted(ACTIVATIONS)}")
     return ACTIVATIONS[name]
+
+
+def run_block(
+    block: nn.Module, *inputs: jax.Array | None, deterministic: bool, remat: bool
+) -> jax.Array:
+    """What a block makes of its inputs; `remat` makes its insides again on the way back.
+
+    Reverse mode then keeps the inputs alone, for one more forward pass; `jet` has no rule for it.
+    """
+    call = lambda block, *inputs: block(*inputs, deterministic=deterministic)  # noqa: E731
+    return (nn.remat(call) if remat else call)(block, *inputs)
 
 
 def softmax(x: jax.Array) -> jax.Array:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from sharpjax.models.layers import Attention, activation, key_mask, wide
+from sharpjax.models.layers import Attention, activation, key_mask, run_block, wide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,12 +166,13 @@ class Encoder(nn.Module):
 
     config: RobertaConfig
     dtype: Any = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, h: jax.Array, mask: jax.Array, *, deterministic: bool) -> jax.Array:
         for i in range(self.config.num_hidden_layers):
             block = Block(self.config, self.dtype, name=f"block_{i}")
-            h = block(h, mask, deterministic=deterministic)
+            h = run_block(block, h, mask, deterministic=deterministic, remat=self.remat)
         return h
 
 
@@ -197,6 +198,7 @@ class RobertaForMaskedLM(nn.Module):
     """RoBERTa with its masked-language-model head.
 
     `dtype` is that of the computation (None: that of the parameters); parameters are float32.
+    `remat` makes each block's insides again on the way back.
     A batch is a dictionary of integer arrays `[batch, length]`: `input_ids`, and optionally
     `attention_mask` (1: attend). Padding may stand on either side. ValueError if the length
     exceeds the positions.
@@ -204,10 +206,11 @@ class RobertaForMaskedLM(nn.Module):
 
     config: RobertaConfig = RobertaConfig()
     dtype: Any = None
+    remat: bool = False
 
     def setup(self):
         self.embeddings = Embeddings(self.config, self.dtype)
-        self.encoder = Encoder(self.config, self.dtype)
+        self.encoder = Encoder(self.config, self.dtype, self.remat)
         self.lm_head = MaskedLMHead(self.config, self.dtype)
 
     def __call__(self, batch: Mapping[str, jax.Array], *, deterministic: bool = True) -> jax.Array:

@@ -19,7 +19,7 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
-from sharpjax.models.layers import Attention, activation, key_mask, wide
+from sharpjax.models.layers import Attention, activation, key_mask, run_block, wide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +121,7 @@ class Stack(nn.Module):
     layers: int
     causal: bool
     dtype: Any = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, h, mask, memory=None, memory_mask=None, *, deterministic: bool):
@@ -147,7 +148,16 @@ class Stack(nn.Module):
         h = dropout(h)
         for i in range(self.layers):
             block = Block(c, self.dtype, name=f"block_{i}")
-            h = block(h, bias, mask, memory, memory_mask, deterministic=deterministic)
+            h = run_block(
+                block,
+                h,
+                bias,
+                mask,
+                memory,
+                memory_mask,
+                deterministic=deterministic,
+                remat=self.remat,
+            )
         return dropout(RMSNorm(c, self.dtype, name="final_norm")(h))
 
 
@@ -155,6 +165,7 @@ class T5(nn.Module):
     """T5 with its language-model head.
 
     `dtype` is that of the computation (None: that of the parameters); parameters are float32.
+    `remat` makes each block's insides again on the way back.
     A batch is a dictionary of integer arrays: `input_ids` `[batch, source]`, `attention_mask`
     (1: attend; optional), `decoder_input_ids` `[batch, length]` or, without them, `labels` to be
     shifted right, and optionally `decoder_attention_mask`. Padding may stand on either side.
@@ -162,14 +173,15 @@ class T5(nn.Module):
 
     config: T5Config = T5Config()
     dtype: Any = None
+    remat: bool = False
 
     def setup(self):
         c = self.config
         init = nn.initializers.normal(c.initializer_factor)
         layers = c.num_layers if c.num_decoder_layers is None else c.num_decoder_layers
         self.shared = nn.Embed(c.vocab_size, c.d_model, self.dtype, embedding_init=init)
-        self.encoder = Stack(c, c.num_layers, False, self.dtype)
-        self.decoder = Stack(c, layers, True, self.dtype)
+        self.encoder = Stack(c, c.num_layers, False, self.dtype, self.remat)
+        self.decoder = Stack(c, layers, True, self.dtype, self.remat)
         if not c.tie_word_embeddings:
             self.lm_head = LogitsKernel((c.d_model, c.vocab_size), init)
 

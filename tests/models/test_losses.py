@@ -168,6 +168,34 @@ def test_one_chunk_of_logits_is_held():
         assert temporary(transform, logit_chunk=4, remat=remat) < 1.2 * whole
 
 
+@pytest.mark.parametrize("key", [None, 7])
+def test_blocks_made_again_change_nothing(model, key, x64):
+    key = key and jax.random.key(key)  # One key: the same dropout on the way back.
+    params, batch = to(jnp.float64, drawn(model)), make_batch()
+    again = model.clone(remat=True)
+    assert jax.tree.structure(drawn(again)) == jax.tree.structure(drawn(model))
+    plain, remade = (
+        jax.jit(jax.value_and_grad(make_loss(m)))(params, batch, key) for m in (model, again)
+    )
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-12), remade, plain)
+
+
+def test_blocks_made_again_are_not_kept():
+    """What the way back is handed: of a remade block, its input (and, once, its parameters)."""
+    wide = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 8}
+    config = RobertaConfig(**ROBERTA | wide | {"max_position_embeddings": 130})
+    ids = jax.ShapeDtypeStruct((8, 128), jnp.int32)
+    batch = {"input_ids": ids, "attention_mask": ids, "labels": ids}
+
+    def kept(model):
+        params = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+        way_back = lambda p, batch: jax.vjp(lambda p: make_loss(model)(p, batch), p)[1]  # noqa: E731
+        return sum(x.size for x in jax.tree.leaves(jax.eval_shape(way_back, params, batch)))
+
+    plain, remade = (kept(RobertaForMaskedLM(config, remat=r)) for r in (False, True))
+    assert remade < plain / 10
+
+
 def test_large_vocabularies_are_chunked_without_being_asked(monkeypatch, model):
     params, batch = drawn(model), make_batch()
     expected = make_loss(model)(params, batch)
