@@ -15,7 +15,7 @@ import tyro
 from rich.console import Console
 
 from experiments import report
-from experiments.config import PRESETS, Config, Task, Trajectory
+from experiments.config import PRESETS, TASKS, TRAJECTORIES, Config, Task, Trajectory
 from experiments.corpora import DataError
 from experiments.study import RefusedError, Study
 from experiments.watch import Interrupted, Watch
@@ -35,19 +35,23 @@ def reproduce(config: Fields, out: Path) -> Command:
     return _study(config, out, lambda study: study.reproduce())
 
 
-def sharpness(config: Fields, out: Path, task: Task, trajectory: Trajectory) -> Command:
-    """Experiment 1 on one task and trajectory: one column of Tables 3 to 6, then the report.
+def sharpness(
+    config: Fields, out: Path, task: Task | None = None, trajectory: Trajectory | None = None
+) -> Command:
+    """Experiment 1 alone: all of Tables 3 to 6, or the columns asked for, then the report.
 
     Args:
       config: The study.
       out: Where records, checkpoints and the report go; the same command continues what is there.
-      task: What the model learns.
-      trajectory: The optimizer whose trajectory is followed.
+      task: What the model learns; both of the paper's tasks if it is left out.
+      trajectory: The optimizer whose trajectory is followed; both if it is left out.
     """
 
     def stages(study: Study) -> None:
         for seed in config.seeds:
-            study.sharpness(task, trajectory, seed)
+            for name in (task,) if task else TASKS:
+                for along in (trajectory,) if trajectory else TRAJECTORIES:
+                    study.sharpness(name, along, seed)
 
     return _study(config, out, stages)
 
