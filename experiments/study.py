@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import resource
 import subprocess
 import time
 from collections.abc import Iterator
@@ -96,6 +97,9 @@ class Study:
         finally:
             seconds = self._provenance["wall_seconds"]
             seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - started, 1)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, of this process.
+            key = "peak_memory_mib"
+            self._provenance[key] = max(self._provenance.get(key, 0), round(peak / 1024))
             self._write_provenance()
 
     def task(self, name: str, seed: int) -> Task:
