@@ -165,7 +165,8 @@ def facts(run: Run) -> list[tuple[str, str]]:
     software = [f"sharpjax {provenance['sharpjax']}"] if "sharpjax" in provenance else []
     software += [f"{name} {version}" for name, version in versions.items() if name != "sharpjax"]
     found.append(("Versions", ", ".join(software)))
-    found.append(("Commit", str(provenance.get("commit", ""))))
+    commits = provenance.get("commits", [str(provenance.get("commit", ""))])
+    found.append(("Commits" if len(commits) > 1 else "Commit", ", ".join(commits)))
     walls = provenance.get("wall_seconds", {})
     times = "; ".join(f"{stage} {duration(seconds)}" for stage, seconds in walls.items())
     together = f"{duration(sum(walls.values()))} together: " if len(walls) > 1 else ""

@@ -71,9 +71,13 @@ class Study:
             records.write_json(path, asked)
         path = self.directory / "provenance.json"
         self._provenance = json.loads(path.read_text()) if path.exists() else {}
+        commit = _commit()
+        # A directory may be continued by later code: all that wrote to it, in order.
+        before = self._provenance.get("commits", [self._provenance.get("commit", commit)])
         self._provenance |= {
             "sharpjax": sharpjax.__version__,
-            "commit": _commit(),
+            "commit": commit,
+            "commits": list(dict.fromkeys([*before, commit])),
             "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
             "python": platform.python_version(),
             "device": _device(),
