@@ -14,7 +14,7 @@ import jax
 import tyro
 from rich.console import Console
 
-from experiments import report
+from experiments import report, results
 from experiments.config import PRESETS, TASKS, TRAJECTORIES, Config, Task, Trajectory
 from experiments.corpora import DataError
 from experiments.study import RefusedError, Study
@@ -97,13 +97,39 @@ def make_report(directory: tyro.conf.Positional[Path]) -> Command:
     return lambda watch: _report(directory, watch)
 
 
+def fill_results(
+    documents: tyro.conf.Positional[tuple[Path, ...]],
+    main: Path = Path("results/small"),
+    ablation: Path = Path("results/ablation"),
+) -> Command:
+    """Fills the marked numbers, tables and figures of documents from committed records.
+
+    Args:
+      documents: Markdown files; what their blocks may hold is in `experiments/results.py`.
+      main: The directory of the study's records.
+      ablation: The folder with a directory of records for each warm-up.
+    """
+
+    def run(watch: Watch) -> None:
+        for path in documents:
+            try:
+                changed = results.write(path, main, ablation)
+            except ValueError as error:
+                raise RefusedError(f"{path}: {error}") from error
+            watch.say(f"{path}: {'filled anew' if changed else 'as it was'}")
+
+    return run
+
+
 COMMANDS = {
     "reproduce": reproduce,
     "sharpness": sharpness,
     "convergence": convergence,
     "anatomy": anatomy,
     "report": make_report,
+    "results": fill_results,
 }
+WITHOUT_CONFIG = (make_report, fill_results)
 
 
 def _study(config: Config, out: Path, stages: Callable[[Study], None]) -> Command:
@@ -156,7 +182,7 @@ def _parse(arguments: list[str]) -> Command:
             return tyro.extras.subcommand_cli_from_dict(
                 {
                     name: command
-                    if command is make_report
+                    if command in WITHOUT_CONFIG
                     else functools.partial(command, config=PRESETS[preset])
                     for name, command in COMMANDS.items()
                 },
