@@ -67,16 +67,20 @@ def where_table(arms: list[Arm]) -> Table:
         cells = []
         for arm in arms:
             details = [
-                (SHORT[claim.name], detail.held)
+                (SHORT[claim.name], detail.cell["epoch"], detail.held)
                 for claim in arm.orderings
                 for detail in claim.details
                 if (detail.cell["task"], detail.cell["trajectory"]) == column
             ]
-            failed = dict.fromkeys(name for name, held in details if not held)
-            text = _of(sum(held for _, held in details), len(details))
-            cells.append(f"{text}: not {', '.join(failed)}" if failed else text)
+            failed: dict[str, list[str]] = {}
+            for name, epoch, held in details:
+                if not held:
+                    failed.setdefault(name, []).append(str(epoch))
+            names = ", ".join(f"{name} ({', '.join(at)})" for name, at in failed.items())
+            text = _of(sum(held for *_, held in details), len(details))
+            cells.append(f"{text}: not {names}" if failed else text)
         rows.append((paper.column_name(column), *cells))
-    caption = f"Orderings held, and the names of those that did not in some epoch. {_about(arms)}"
+    caption = f"Orderings held, and those that did not, with the epochs. {_about(arms)}"
     return Table("Where they hold", _header(arms), rows, caption)
 
 
@@ -90,21 +94,22 @@ def column_table(arms: list[Arm], column: tuple[str, str]) -> Table | None:
             for name in ("loss", "slope", "sharpness", "ratio")
         }
         for epoch in sorted({r.epoch for r in mine}):
-            mean = lambda name, algorithm: number(values[name][epoch, algorithm].mean)  # noqa: B023, E731
-            cells = (mean(name, "sgd") for name in ("loss", "slope", "sharpness"))
-            ratios = (mean("ratio", a) for a in paper.ALGORITHMS if a != "sgd")
-            failed = [
-                SHORT[claim.name]
+            asked = [(name, "sgd") for name in ("loss", "slope", "sharpness")]
+            asked += [("ratio", a) for a in paper.ALGORITHMS if a != "sgd"]
+            found = (values[name].get((epoch, algorithm)) for name, algorithm in asked)
+            cells = (number(summary.mean) if summary else "–" for summary in found)
+            held = [
+                detail.held
                 for claim in arm.orderings
                 for detail in claim.details
-                if tuple(detail.cell.values()) == (*column, epoch) and not detail.held
+                if tuple(detail.cell.values()) == (*column, epoch)
             ]
             label = f"{arm.name}, epoch {epoch}"
-            rows.append((label, *cells, *ratios, ", ".join(failed) or "none"))
+            rows.append((label, *cells, _of(sum(held), len(held))))
     if not rows:
         return None
     others = (label for a, label in paper.ALGORITHMS.items() if a != "sgd")
-    header = ("warm-up", "test loss", "SGD’s slope", "SGD’s sharpness", *others, "not held")
+    header = ("warm-up", "test loss", "SGD’s slope", "SGD’s sharpness", *others, "orderings")
     caption = (
         f"Means over the measured batches; the six ratios are to SGD’s sharpness. {_about(arms)}"
     )

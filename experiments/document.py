@@ -13,6 +13,7 @@ from experiments.tables import Table
 
 _COMMENT = re.compile(r"<!--\s*(.*?)\s*-->", re.DOTALL)
 _LINE_START = re.compile(r"\s*(?:[-*>]|\d+\.)?\s*")
+_LONG, _LONG_NAME = 25, 56  # Letters from which a cell is words, and a name may break.
 _MARKS = {"held": "✓", "not held": "✗", "in part": "◐ in part"}
 
 
@@ -65,17 +66,20 @@ def unmarked_numbers(text: str, allowed: tuple[str, ...] = ()) -> list[str]:
 
 
 def markdown(table: Table) -> str:
-    """A table with its title and caption; verdicts are ticks."""
+    """A table with its title and caption; verdicts are ticks, and names stay on one line."""
 
     def line(cells) -> str:
-        cells = (_MARKS.get(cell, cell).replace("|", "\\|") for cell in cells)
-        return f"| {' | '.join(cells)} |"
+        return f"| {' | '.join(text.replace('|', chr(92) + '|') for text in cells)} |"
 
-    numbers = [all(len(row[i]) < 25 for row in table.rows) for i in range(len(table.header))]
+    def body(row) -> str:
+        name = row[0].replace(" ", "\u00a0") if len(row[0]) < _LONG_NAME else row[0]
+        return line((name, *(_MARKS.get(text, text) for text in row[1:])))
+
+    numbers = [all(len(row[i]) < _LONG for row in table.rows) for i in range(len(table.header))]
     rule = "".join("---:|" if right else "---|" for right in numbers[1:])
-    rows = [line(table.header), f"|---|{rule}"]
-    parts = [f"**{table.title}**", "\n".join(rows + [line(row) for row in table.rows])]
-    return "\n\n".join(parts + [table.caption] * bool(table.caption))
+    lines = [line(table.header), f"|---|{rule}", *map(body, table.rows)]
+    parts = [f"**{table.title}**" * bool(table.title), "\n".join(lines), table.caption]
+    return "\n\n".join(filter(None, parts))
 
 
 def cell(table: Table, row: str, *columns: str) -> str:

@@ -125,7 +125,7 @@ def _needs_arms(make: Callable) -> Callable:
 def _run(sources: Sources) -> Table:
     hidden = ("Wall time", "Peak memory")  # These are the costs.
     rows = [fact for fact in report.facts(sources.main) if fact[0] not in hidden]
-    return Table("What was run", ("", "recorded"), rows)
+    return Table("", ("", "recorded"), rows)
 
 
 def _sharpness(sources: Sources, task: str, trajectory: str) -> Table | None:
@@ -154,11 +154,12 @@ def _tuning(sources: Sources, task: str) -> Table | None:
 def _summary(sources: Sources) -> Table | None:
     """A column of Tables 3 to 6 a row: the orderings, and three ratios beside the paper's."""
     run, shown = sources.main, ("sgd_clip", "adam", "adafactor_clip")
-    means, rows = run.by_cell("ratio"), []
+    means, rows, epochs = run.by_cell("ratio"), [], set()
     for column in run.columns():
         epoch = run.epochs(column)[-1]
         printed = paper.SHARPNESS_RATIO.get((*column, epoch), {})
-        cells = [f"{paper.column_name(column)}, epoch {epoch}", _held(sources, *column) or "–"]
+        epochs.add(epoch)
+        cells = [paper.column_name(column), _held(sources, *column) or "–"]
         for algorithm in shown:
             summary = means.get((*column, epoch, algorithm))
             cells.append(tables.plus_minus(summary) if summary else "–")
@@ -167,7 +168,8 @@ def _summary(sources: Sources) -> Table | None:
     names = [name for a in shown for name in (paper.ALGORITHMS[a], "paper")]
     caption = (
         "Orderings of all measured epochs; ratios of directional sharpness to SGD’s in the last "
-        "one, mean ± standard deviation over batches and seeds."
+        f"one ({', '.join(map(str, sorted(epochs)))}), mean ± standard deviation over batches and "
+        "seeds; beside them the paper’s."
     )
     if not rows:
         return None
@@ -177,8 +179,9 @@ def _summary(sources: Sources) -> Table | None:
 def _costs(sources: Sources) -> Table | None:
     """Wall time of every stage of the main run, and of each arm of the ablation."""
     runs = [("study", sources.main)] if sources.main else []
-    for path in sorted(sources.ablation.glob("*/provenance.json")):
-        runs.append((f"ablation, {path.parent.name}", Run(path.parent)))
+    folders = [path.parent for path in sources.ablation.glob(f"*/{records.Sharpness.FILE}")]
+    arms = sorted(map(Run, folders), key=lambda run: run.config["warmup_steps"])
+    runs += [(f"ablation, {run.config['warmup_steps']:,} steps", run) for run in arms]
     rows, machines = [], {}
     for name, run in runs:
         walls = run.provenance.get("wall_seconds", {})
@@ -190,7 +193,7 @@ def _costs(sources: Sources) -> Table | None:
         rows.append((f"{name}, together", report.duration(sum(walls.values())), shown))
         machines[run.provenance.get("device", "unknown")] = None
     caption = f"Machine: {'; '.join(machines)}. Wall time is of every attempt together."
-    return Table("What it cost", ("", "wall time", "peak memory"), rows, caption) if rows else None
+    return Table("", ("", "wall time", "peak memory"), rows, caption) if rows else None
 
 
 def _figures(sources: Sources, prefix: str) -> str | None:
