@@ -354,6 +354,17 @@ def test_a_directory_in_use_is_refused(tmp_path):
         pass
 
 
+def test_every_commit_that_wrote_to_a_directory_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "provenance.json"
+    path.write_text(json.dumps({"commit": "first"}))  # Of a run before the list.
+    for commit in ("first", "second", "second"):
+        monkeypatch.setattr("experiments.study._commit", lambda commit=commit: commit)
+        with Study(tmp_path, tiny.config(), Watch()).open():
+            pass
+    about = json.loads(path.read_text())
+    assert about["commit"] == "second" and about["commits"] == ["first", "second"]
+
+
 def test_records_without_a_configuration_are_not_overwritten(finished, tmp_path):
     shutil.copy(finished / "sharpness.csv", tmp_path)
     study = Study(tmp_path, tiny.config(), Watch()).open()
