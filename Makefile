@@ -3,10 +3,36 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test quick lint clean
+# The study that RESULTS.md tells of: real text, the small preset.
+DATA ?= ../shared/data
+STUDY := --preset small --translation.corpus $(DATA)/books_standin_en_fr --mlm.corpus $(DATA)/imdb
+WARMUPS := 0 100 300 1000
+
+.PHONY: demo small anatomy ablation results test quick lint clean
 
 demo: $(VENV)/.experiments  ## The main job in miniature: records, tables and report in runs/demo.
 	$(BIN)/python -m experiments reproduce --preset demo --out runs/demo
+
+small: $(VENV)/.experiments  ## The study, in runs/small; the same command continues it.
+	$(BIN)/python -m experiments reproduce $(STUDY) --replicates 2 --out runs/small
+
+anatomy: $(VENV)/.experiments  ## The anatomy of its first measured points, in the same directory.
+	set -e; for task in translation mlm; do for trajectory in sgd adam; do \
+	  $(BIN)/python -m experiments anatomy $(STUDY) --replicates 2 --out runs/small \
+	    --task $$task --trajectory $$trajectory; done; done
+
+ablation: $(VENV)/.experiments  ## From scratch against warmed up, in runs/ablation.
+	set -e; for steps in $(WARMUPS); do \
+	  $(BIN)/python -m experiments sharpness $(STUDY) --warmup-steps $$steps --epochs 5 \
+	    --measured-epochs 2 5 --out runs/ablation/warmup-$$steps; done
+
+results: $(VENV)/.experiments  ## results/, RESULTS.md and the README from the runs that are there.
+	set -e; for run in small $(WARMUPS:%=ablation/warmup-%); do \
+	  if [ -d runs/$$run ]; then mkdir -p results/$$run; \
+	    cp runs/$$run/*.csv runs/$$run/config.json runs/$$run/provenance.json results/$$run/; fi; done
+	rm -f results/ablation/*/histogram.csv  # Larger than all the rest, and nothing reads it there.
+	$(BIN)/python -m experiments report results/small
+	$(BIN)/python -m experiments results RESULTS.md README.md
 
 test: $(VENV)/.test  ## Every test; two processes, since compiling keeps one core busy.
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -15,8 +15,8 @@ import jax
 import tyro
 from rich.console import Console
 
-from experiments import processes, report
-from experiments.config import PRESETS, Config, Task, Trajectory
+from experiments import processes, report, results
+from experiments.config import PRESETS, TASKS, TRAJECTORIES, Config, Task, Trajectory
 from experiments.corpora import DataError
 from experiments.layout import make_layout
 from experiments.study import RefusedError, Study
@@ -52,19 +52,23 @@ def reproduce(config: Fields, place: Where) -> Command:
     return _study(config, place, lambda study: study.reproduce())
 
 
-def sharpness(config: Fields, place: Where, task: Task, trajectory: Trajectory) -> Command:
-    """Experiment 1 on one task and trajectory: one column of Tables 3 to 6, then the report.
+def sharpness(
+    config: Fields, place: Where, task: Task | None = None, trajectory: Trajectory | None = None
+) -> Command:
+    """Experiment 1 alone: all of Tables 3 to 6, or the columns asked for, then the report.
 
     Args:
       config: The study.
       place: Where it runs, and what it leaves.
-      task: What the model learns.
-      trajectory: The optimizer whose trajectory is followed.
+      task: What the model learns; both of the paper's tasks if it is left out.
+      trajectory: The optimizer whose trajectory is followed; both if it is left out.
     """
 
     def stages(study: Study) -> None:
         for seed in config.seeds:
-            study.sharpness(task, trajectory, seed)
+            for name in (task,) if task else TASKS:
+                for along in (trajectory,) if trajectory else TRAJECTORIES:
+                    study.sharpness(name, along, seed)
 
     return _study(config, place, stages)
 
@@ -82,7 +86,7 @@ def convergence(config: Fields, place: Where, task: Task) -> Command:
 
 def anatomy(
     config: Fields,
-    place: Where,
+    out: Path,
     task: Task,
     trajectory: Trajectory = "adam",
     epoch: int | None = None,
@@ -92,13 +96,17 @@ def anatomy(
 
     Args:
       config: The study; a task's `checkpoint` may be a pretrained folder.
-      place: Where it runs, and what it leaves.
+      out: Where records, checkpoints and the report go; the same command continues what is there.
       task: What the model learns.
       trajectory: The optimizer whose trajectory leads to the point.
       epoch: Of the point, from 1; by default the first that is measured.
       batch: Of the epoch, from 1; by default the first that is measured there.
     """
-    return _study(config, place, lambda study: study.anatomy(task, trajectory, epoch, batch))
+    return _study(
+        config,
+        Place(out, mesh="data=1"),
+        lambda study: study.anatomy(task, trajectory, epoch, batch),
+    )
 
 
 def make_report(directory: tyro.conf.Positional[Path]) -> Command:
@@ -110,13 +118,39 @@ def make_report(directory: tyro.conf.Positional[Path]) -> Command:
     return lambda watch: _report(directory, watch)
 
 
+def fill_results(
+    documents: tyro.conf.Positional[tuple[Path, ...]],
+    main: Path = Path("results/small"),
+    ablation: Path = Path("results/ablation"),
+) -> Command:
+    """Fills the marked numbers, tables and figures of documents from committed records.
+
+    Args:
+      documents: Markdown files; what their blocks may hold is in `experiments/results.py`.
+      main: The directory of the study's records.
+      ablation: The folder with a directory of records for each warm-up.
+    """
+
+    def run(watch: Watch) -> None:
+        for path in documents:
+            try:
+                changed = results.write(path, main, ablation)
+            except ValueError as error:
+                raise RefusedError(f"{path}: {error}") from error
+            watch.say(f"{path}: {'filled anew' if changed else 'as it was'}")
+
+    return run
+
+
 COMMANDS = {
     "reproduce": reproduce,
     "sharpness": sharpness,
     "convergence": convergence,
     "anatomy": anatomy,
     "report": make_report,
+    "results": fill_results,
 }
+WITHOUT_CONFIG = (make_report, fill_results)
 
 
 def _study(config: Config, place: Place, stages: Callable[[Study], None]) -> Command:
@@ -176,7 +210,7 @@ def _parse(arguments: list[str]) -> Command:
             return tyro.extras.subcommand_cli_from_dict(
                 {
                     name: command
-                    if command is make_report
+                    if command in WITHOUT_CONFIG
                     else functools.partial(command, config=PRESETS[preset])
                     for name, command in COMMANDS.items()
                 },

@@ -5,7 +5,6 @@ recorded as it is done, so that an interrupted run continues with the next.
 """
 
 import dataclasses
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from experiments.anatomy_records import (
 )
 from experiments.config import Config
 from experiments.corpora import DataError
+from experiments.places import place_of
 from experiments.tasks import Task, rng
 from experiments.watch import Interrupted, Watch
 from sharpjax.anatomy import block_sharpness, sharpness_by_rank
@@ -71,10 +71,6 @@ class Options:
     clipped: tuple[str, ...] = ("momentum", "gradient")
 
 
-KINDS = (
-    *("embedding", "position", "q", "k", "v", "o", "cross q", "cross k", "cross v", "cross o"),
-    *("feed-forward", "norm", "output", "other"),
-)
 _MINIMUM = 30  # Sampled coordinates from which a tensor has a correlation of its own.
 
 
@@ -149,28 +145,6 @@ def run(
                 raise Interrupted(f"{title} stopped after item {number - 1} of {len(items)}")
             records.append(directory, item.measure(point, **item.where))
             stage.step(number, step.loss)
-
-
-def place_of(path: str) -> tuple[str, str]:
-    """(layer, kind) of a tensor of our models, from its path."""
-    block = re.match(r"(\w+?)/(?:block|layer|h)_(\d+)/(.*)", path)
-    if block:
-        layer, rest = f"{block[1]} {int(block[2]) + 1}", block[3]
-    else:
-        first, _, rest = path.partition("/")
-        layer = {"shared": "embeddings", "lm_head": "head"}.get(first, first)
-        if layer == "head":
-            return layer, "norm" if rest.startswith("norm") else "output"
-    if "norm" in rest:
-        return layer, "norm"
-    attention = re.match(r"(cross_)?(?:self_)?attention/([qkvo])\b", rest)
-    if attention:
-        return layer, ("cross " if attention[1] else "") + attention[2]
-    if "feed_forward" in rest:
-        return layer, "feed-forward"
-    if "position" in rest or "relative" in rest:
-        return layer, "position"
-    return layer, "embedding" if "embedding" in path else "other"
 
 
 class _Arrived(Exception):

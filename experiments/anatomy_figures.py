@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, TwoSlopeNorm
@@ -14,7 +13,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from experiments import figures, paper, records
-from experiments.anatomy import KINDS
 from experiments.anatomy_records import (
     BIN,
     PLACE,
@@ -28,6 +26,7 @@ from experiments.anatomy_records import (
     Ritz,
     SpanValue,
 )
+from experiments.places import KINDS
 from sharpjax.spectrum import Spectrum, spectral_density
 
 _SCOPES = {"global": "-", "tensor": (0, (1.2, 1.2))}
@@ -39,15 +38,8 @@ def draw_all(directory: Path | str) -> list[figures.Drawn]:
     drawn = []
 
     def save(name: str, title: str, caption: str, draw: Callable[[], Figure]) -> None:
-        folder = Path(directory) / "figures"
-        folder.mkdir(exist_ok=True)
-        with matplotlib.rc_context(figures._STYLE):
-            figure = draw()
-            svg, png = folder / f"{name}.svg", folder / f"{name}.png"
-            figure.savefig(svg, metadata={"Date": None, "Creator": None})
-            figure.set_layout_engine("none")
-            figure.savefig(png, dpi=130, metadata={"Software": None})
-        drawn.append(figures.Drawn(name, title, caption, svg, png))
+        paths = figures.write(directory, name, draw)
+        drawn.append(figures.Drawn(name, title, caption, *paths))
 
     tables = {
         table: records.read(directory, table)

@@ -161,6 +161,56 @@ def clipping(rows: dict[type, list]) -> Table | None:
     return Table("How much to clip", header, lines, caption)
 
 
+def summary(places: dict[tuple, dict[type, list]]) -> Table | None:
+    """What the paper's three claims rest on: a point a column, cells of the tables above."""
+    lines = []
+    for label, (make, row, column) in _SUMMARY.items():
+        made = [make(rows) for rows in places.values()]
+        lines.append((label, *(_cell(table, row, column) for table in made)))
+    names = (f"{paper.column_name(p[:2])}, epoch {p[3]}, batch {p[4]}" for p in places)
+    caption = (
+        "Shares are of vᵀHv along each algorithm’s direction; the correlation is Spearman’s of the "
+        "training batch’s |gradient| with the squared Hessian diagonal, with its 95 % interval; "
+        "decreases are of the test loss in nats."
+    )
+    return Table("The anatomy in short", ("", *names), lines, caption) if places else None
+
+
+_SUMMARY = {
+    **{
+        f"{label}: {what}": (context, label, column)
+        for what, column in (
+            ("sharpness as a fraction of λ max", "of λ max"),
+            ("share in the top 5 % of the gradient", "in the top 5 % of the gradient"),
+            ("share within blocks", "within blocks"),
+            ("Gauss–Newton share", "Gauss–Newton"),
+        )
+        for label in ("SGD", "SGD, clipped", "Adam")
+    },
+    **{
+        f"rank correlation, {scope}": (
+            conjecture,
+            f"training batch’s gradient, {scope}",
+            "ρ with Hᵢᵢ², unbiased",
+        )
+        for scope in ("overall", "within tensors")
+    },
+    **{
+        f"clipping SGD’s momentum: {column}": (clipping, "momentum, one threshold", column)
+        for column in ("best fraction", "its best decrease", "at 5 %", "unclipped")
+    },
+    **{
+        f"best decrease: {row}": (span, row, "best decrease")
+        for row in ("SGD", "Adam", "best step in the span")
+    },
+}
+
+
+def _cell(table: Table | None, row: str, column: str) -> str:
+    lines = [line for line in table.rows if line[0] == row] if table else []
+    return lines[0][table.header.index(column)] if lines else "–"
+
+
 def _one(rows: list, **where: Any) -> Any:
     return next((r for r in rows if all(getattr(r, k) == v for k, v in where.items())), None)
 

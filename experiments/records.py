@@ -84,6 +84,26 @@ class Precision(Cell):
 
 
 @dataclasses.dataclass(frozen=True)
+class Scales:
+    """The size of the parameters and of the training gradient in one kind of tensor."""
+
+    FILE: ClassVar = "scales.csv"
+    KEY: ClassVar = ("task", "trajectory", "seed", "epoch", "batch", "kind")
+
+    task: str
+    trajectory: str
+    seed: int
+    epoch: int  # From 1; epoch 1, batch 1 is the trajectory's start.
+    batch: int
+    kind: str  # "embedding", "position", "attention", "feed-forward", "norm", "output", "other".
+    training_loss: float  # Of the batch, before its update; the same for all kinds.
+    parameters: int  # Coordinates of this kind.
+    parameter_rms: float  # Root mean square of them.
+    gradient_rms: float  # The same of the batch's gradient.
+    gradient_share: float  # Share of the squared norm of the whole gradient.
+
+
+@dataclasses.dataclass(frozen=True)
 class Convergence:
     """One training step of one algorithm."""
 
@@ -117,7 +137,7 @@ class Tuning:
     chosen: bool  # The rate that the convergence runs use.
 
 
-TABLES = (Sharpness, Landscape, Histogram, Precision, Convergence, Tuning)
+TABLES = (Sharpness, Landscape, Histogram, Precision, Scales, Convergence, Tuning)
 Row = TypeVar("Row", bound=Any)
 
 

@@ -145,27 +145,35 @@ def _figure(drawn: figures.Drawn) -> str:
 
 
 def _facts(run: Run) -> str:
-    """What run this is, as a definition list; what is not recorded is left out."""
+    """What run this is, as a definition list."""
+    items = (f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in facts(run))
+    return f"<dl>{''.join(items)}</dl>"
+
+
+def facts(run: Run) -> list[tuple[str, str]]:
+    """What run this is: names and what is recorded of them; what is not is left out."""
     config, provenance = run.config, run.provenance
-    facts: list[tuple[str, str]] = [("Preset", str(config.get("preset", "")))]
-    facts += [("Progress", _progress(run))]
+    found: list[tuple[str, str]] = [("Preset", str(config.get("preset", "")))]
+    found += [("Progress", _progress(run))]
     for task, about in provenance.get("tasks", {}).items():
-        facts.append((paper.TASKS.get(task, task), _task_fact(about)))
+        found.append((paper.TASKS.get(task, task), _task_fact(about)))
     seeds = sorted({row.seed for row in run.rows})
-    facts.append(("Seeds" if len(seeds) > 1 else "Seed", ", ".join(map(str, seeds))))
-    facts.append(("Device", str(provenance.get("device", ""))))
-    facts.append(("Precision", str(provenance.get("precision", ""))))
+    found.append(("Seeds" if len(seeds) > 1 else "Seed", ", ".join(map(str, seeds))))
+    found.append(("Device", str(provenance.get("device", ""))))
+    found.append(("Precision", str(provenance.get("precision", ""))))
     versions = provenance.get("versions", {})
     software = [f"sharpjax {provenance['sharpjax']}"] if "sharpjax" in provenance else []
     software += [f"{name} {version}" for name, version in versions.items() if name != "sharpjax"]
-    facts.append(("Versions", ", ".join(software)))
-    facts.append(("Commit", str(provenance.get("commit", ""))))
+    found.append(("Versions", ", ".join(software)))
+    commits = provenance.get("commits", [str(provenance.get("commit", ""))])
+    found.append(("Commits" if len(commits) > 1 else "Commit", ", ".join(commits)))
     walls = provenance.get("wall_seconds", {})
-    times = "; ".join(f"{stage} {_duration(seconds)}" for stage, seconds in walls.items())
-    together = f"{_duration(sum(walls.values()))} together: " if len(walls) > 1 else ""
-    facts.append(("Wall time", together + times))
-    items = (f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in facts if v)
-    return f"<dl>{''.join(items)}</dl>"
+    times = "; ".join(f"{stage} {duration(seconds)}" for stage, seconds in walls.items())
+    together = f"{duration(sum(walls.values()))} together: " if len(walls) > 1 else ""
+    found.append(("Wall time", together + times))
+    memory = provenance.get("peak_memory_mib")
+    found.append(("Peak memory", f"{memory / 1024:.1f} GiB" if memory else ""))
+    return [(name, said) for name, said in found if said]
 
 
 def _task_fact(about: dict[str, Any]) -> str:
@@ -223,7 +231,7 @@ def _progress(run: Run) -> str:
     return f"complete: {batches} measured batches and {runs} convergence runs"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

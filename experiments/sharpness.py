@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import sharpjax
-from experiments import processes, records, trajectory
+from experiments import processes, records, scales, trajectory
 from experiments.config import Config
 from experiments.layout import Layout
 from experiments.tasks import Task, rng
@@ -30,8 +30,9 @@ def run(
     """Trains along trajectory `name` from `start` and records what every algorithm would do.
 
     At each measured batch: slope, sharpness and its error for all seven directions, at the point
-    before the update. At one of them in each measured epoch: the landscape along all seven and
-    the histograms. At the first of those: sharpness in float64 beside float32.
+    before the update. At one of them in each measured epoch: the landscape along all seven, the
+    histograms and the scales (these also at the start). At the first of those: sharpness in float64
+    beside float32.
     """
     algorithms = sharpjax.paper_algorithms(config.clip_fraction)
     rate = {"sgd": config.sgd_learning_rate, "adam": config.adam_learning_rate}[name]
@@ -55,11 +56,17 @@ def run(
     test = layout.place_batch(task.test)
     last_epoch, last_batch = max(measured)
 
+    def record(rows: list) -> None:
+        if processes.is_first():
+            records.append(directory, rows)
+
     def observe(step: trajectory.Step) -> None:
         epoch, batch = (step.number - 1) // per_epoch + 1, (step.number - 1) % per_epoch + 1
+        cell = (task.name, name, task.seed, epoch, batch)
+        if step.number == 1:
+            record(scales.measure(cell, step))
         if (epoch, batch) not in measured or (epoch, batch) in recorded:
             return
-        cell = (task.name, name, task.seed, epoch, batch)
         stats = sharpjax.measure_directions(
             task.loss_fn,
             step.params,
@@ -73,12 +80,12 @@ def run(
         if measured[epoch, batch]:
             extra += _landscape_rows(cell, config, task, step, stats, test)
             extra += _histogram_rows(cell, step, layout)
+            extra += scales.measure(cell, step)
         if (epoch, batch) == first_landscape:
             extra += _precision_rows(cell, task, layout, step, stats)
         # What belongs to a point comes before its sharpness, whose presence says that all is there.
-        if processes.is_first():
-            records.append(directory, extra)
-            records.append(directory, rows)
+        record(extra)
+        record(rows)
 
     trajectory.train(
         f"{task.name}, {name} trajectory, seed {task.seed}",

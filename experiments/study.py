@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import resource
 import subprocess
 import time
 from collections.abc import Iterator
@@ -76,9 +77,13 @@ class Study:
             records.write_json(path, asked)
         path = self.directory / "provenance.json"
         self._provenance |= json.loads(path.read_text()) if path.exists() else {}
+        commit = _commit()
+        # A directory may be continued by later code: all that wrote to it, in order.
+        before = self._provenance.get("commits", [self._provenance.get("commit", commit)])
         self._provenance |= {
             "sharpjax": sharpjax.__version__,
-            "commit": _commit(),
+            "commit": commit,
+            "commits": list(dict.fromkeys([*before, commit])),
             "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
             "python": platform.python_version(),
             "device": _device(self.layout),
@@ -102,6 +107,9 @@ class Study:
         finally:
             seconds = self._provenance["wall_seconds"]
             seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - started, 1)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, of this process.
+            key = "peak_memory_mib"
+            self._provenance[key] = max(self._provenance.get(key, 0), round(peak / 1024))
             self._write_provenance()
 
     def task(self, name: str, seed: int) -> Task:

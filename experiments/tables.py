@@ -8,6 +8,16 @@ from typing import Any
 
 from experiments import anatomy_records, claims, paper, records
 
+SHORT = {  # The seven orderings, where a column or a list of them has no room.
+    "sgd_sharpest": "SGD sharpest",
+    "clipping_flattens_sgd": "clipping lowers SGD",
+    "clipping_flattens_normalized_sgd": "clipping lowers normalized SGD",
+    "clipping_flattens_adafactor": "clipping lowers Adafactor",
+    "adam_below_clipped_sgd": "Adam < clipped SGD",
+    "adam_below_clipped_normalized_sgd": "Adam < clipped normalized SGD",
+    "clipped_adafactor_flattest": "clipped Adafactor lowest",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Table:
@@ -268,7 +278,7 @@ def claim_table(found: list[claims.Claim]) -> Table:
 
 
 def cell_table(found: list[claims.Claim]) -> Table:
-    """One row a cell, one column an ordering."""
+    """One row a cell, one column an ordering; how many held, along and across."""
     counted = [c for c in found if c.is_ordering]
     cells: dict[tuple, dict[str, bool]] = {}
     for claim in counted:
@@ -279,10 +289,14 @@ def cell_table(found: list[claims.Claim]) -> Table:
         (
             f"{paper.column_name(cell[:2])}, epoch {cell[2]}",
             *(words[held.get(claim.name)] for claim in counted),
+            f"{sum(held.values())} of {len(held)}",
         )
         for cell, held in cells.items()
     ]
-    header = ("", *(claim.statement for claim in counted))
+    if rows:
+        sums = [(claim.held, claim.total) for claim in counted] + [claims.orderings(counted)]
+        rows.append(("together", *(f"{held} of {total}" for held, total in sums)))
+    header = ("", *(SHORT.get(claim.name, claim.statement) for claim in counted), "together")
     return Table("The seven orderings, cell by cell", header, rows)
 
 

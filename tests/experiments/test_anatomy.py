@@ -7,7 +7,8 @@ import pytest
 
 from experiments import anatomy, anatomy_figures, anatomy_report, paper, records, report
 from experiments import anatomy_records as rows
-from experiments.anatomy import Options, place_of
+from experiments.anatomy import Options
+from experiments.places import KINDS, place_of
 from experiments.study import Study
 from experiments.watch import Interrupted, Watch
 from tests.experiments.tiny import config
@@ -38,7 +39,7 @@ PLACE = ("translation", "adam", 0, 2, 3)
 )
 def test_places_of_tensors(path, place):
     assert place_of(path) == place
-    assert place[1] in anatomy.KINDS
+    assert place[1] in KINDS
 
 
 def synthetic():

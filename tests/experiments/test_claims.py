@@ -66,6 +66,9 @@ def _point(task, trajectory, seed, epoch, batch, noise):
                 along = loss + decrease * (-2 * t + t**2 + 0.25 * t**3)
                 yield records.Landscape(*cell, newton * t, along)
             yield from _histograms(cell, noise)
+    for kind, rms, share in (("embedding", 0.9, 0.7), ("attention", 0.05, 0.3)):
+        numbers = (loss, 1000, rms, 0.01 * share, share)
+        yield records.Scales(task, trajectory, seed, epoch, 1, kind, *numbers)
         if (epoch, batch) == (2, 1):
             yield records.Precision(*cell, sharpness, sharpness * (1 + 3e-4), 3e-4)
 

@@ -121,6 +121,31 @@ def test_float32_stands_near_float64(finished):
     assert all(row.relative_error < 1e-2 for row in rows)
 
 
+def test_scales_cover_the_model_at_the_start_and_at_each_landscape(finished):
+    points = {}
+    for row in records.read(finished, records.Scales):
+        points.setdefault((row.task, row.trajectory, row.epoch, row.batch), []).append(row)
+    about = json.loads((finished / "provenance.json").read_text())["tasks"]
+    landscapes = {
+        (r.task, r.trajectory, r.epoch, r.batch) for r in records.read(finished, records.Landscape)
+    }
+    starts = {(task, along, 1, 1) for task in about for along in ("sgd", "adam")}
+    assert points.keys() == landscapes | starts
+    for (task, *_), rows in points.items():
+        assert sum(row.parameters for row in rows) == about[task]["parameters"]
+        assert sum(row.gradient_share for row in rows) == pytest.approx(1)
+        assert {"embedding", "attention", "feed-forward", "norm"} <= {row.kind for row in rows}
+        squares = {row.kind: row.parameters * row.gradient_rms**2 for row in rows}
+        for row in rows:
+            share = squares[row.kind] / sum(squares.values())
+            assert row.gradient_share == pytest.approx(share) and row.parameter_rms > 0
+    for task in about:  # Both trajectories start at one point.
+        scales = [
+            [dataclasses.astuple(r)[2:] for r in points[task, a, 1, 1]] for a in ("sgd", "adam")
+        ]
+        assert scales[0] == scales[1]
+
+
 def test_convergence_starts_every_algorithm_at_one_point(finished):
     rows = records.read(finished, records.Convergence)
     assert len(rows) == 2 * 7 * 8
@@ -137,6 +162,23 @@ def test_the_same_command_again_changes_nothing(finished, capfd):
     assert main(["reproduce", "--out", str(finished), *tiny.arguments()]) == 0
     assert contents(finished) == before
     assert "steps" not in capfd.readouterr().err.replace("landscape", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "columns"),
+    [
+        ([], [("translation", "sgd"), ("translation", "adam"), ("mlm", "sgd"), ("mlm", "adam")]),
+        (["--task", "mlm"], [("mlm", "sgd"), ("mlm", "adam")]),
+        (["--trajectory", "adam"], [("translation", "adam"), ("mlm", "adam")]),
+        (["--task", "causal", "--trajectory", "sgd"], [("causal", "sgd")]),
+    ],
+)
+def test_sharpness_measures_the_columns_asked_for(words, columns, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Study, "sharpness", lambda self, *column: seen.append(column))
+    monkeypatch.setattr("experiments.__main__._report", lambda *_: None)
+    assert main(["sharpness", "--out", str(tmp_path), *words, *tiny.arguments(replicates=2)]) == 0
+    assert seen == [(*column, seed) for seed in (0, 1) for column in columns]
 
 
 def test_another_configuration_is_refused_with_the_fields(finished, capsys):
@@ -180,7 +222,7 @@ def test_stopped_and_resumed_records_are_the_same_bytes(finished, tmp_path, stop
         for row in records.read(finished, table)
         if row.task == "translation" and getattr(row, "trajectory", "adam") == "adam"
     ]
-    for table in (records.Sharpness, records.Landscape, records.Histogram, records.Convergence):
+    for table in set(records.TABLES) - {records.Precision, records.Tuning}:
         assert repr(records.read(tmp_path, table)) == repr(keep(table)), table.FILE
 
 
@@ -312,6 +354,17 @@ def test_a_directory_in_use_is_refused(tmp_path):
         pass
 
 
+def test_every_commit_that_wrote_to_a_directory_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "provenance.json"
+    path.write_text(json.dumps({"commit": "first"}))  # Of a run before the list.
+    for commit in ("first", "second", "second"):
+        monkeypatch.setattr("experiments.study._commit", lambda commit=commit: commit)
+        with Study(tmp_path, tiny.config(), Watch()).open():
+            pass
+    about = json.loads(path.read_text())
+    assert about["commit"] == "second" and about["commits"] == ["first", "second"]
+
+
 def test_records_without_a_configuration_are_not_overwritten(finished, tmp_path):
     shutil.copy(finished / "sharpness.csv", tmp_path)
     study = Study(tmp_path, tiny.config(), Watch()).open()
@@ -347,7 +400,7 @@ def test_an_unwritable_directory_and_a_full_disk_are_one_line(tmp_path, capsys, 
         ("reproduce --out x --batch-size many", "--batch-size"),
         ("reproduce --out x --batch-size 100", "batch_size must divide examples, got 100 and 1280"),
         ("reproduce --out x --frob 1", "--frob"),
-        ("sharpness --out x --task mlm", "--trajectory"),
+        ("convergence --out x", "--task"),
         ("sharpness --out x --task chess --trajectory sgd", "chess"),
         ("report /nonexistent", "/nonexistent"),
         ("reproduce --out OUT --mlm.corpus missing.parquet", "missing.parquet"),

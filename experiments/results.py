@@ -1,0 +1,261 @@
+"""RESULTS.md and the README's results: prose by hand, every number in it from the records.
+
+A block's words name a table of BLOCKS with its arguments, `<!-- sharpness translation sgd -->`, or
+after slashes one cell of it by the names of its row and column:
+`<!-- sharpness translation sgd / Adam / epoch 2 / paper -->`. What is not recorded yet reads so.
+"""
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from experiments import (
+    ablation,
+    anatomy_figures,
+    anatomy_records,
+    anatomy_report,
+    claims,
+    document,
+    paper,
+    records,
+    report,
+    tables,
+)
+from experiments.tables import Run, Table, number
+
+_NOT_RUN = "not run yet"
+
+
+class Sources:
+    """The records that a document tells of; each directory may be absent or incomplete."""
+
+    def __init__(self, main: Path, ablation: Path, root: Path):
+        self.directory, self.ablation, self.root = main, ablation, root
+
+    @functools.cached_property
+    def main(self) -> Run | None:
+        return Run(self.directory) if any(self.directory.glob("*.csv")) else None
+
+    @functools.cached_property
+    def claims(self) -> list[claims.Claim]:
+        return claims.evaluate(self.main.rows if self.main else [])
+
+    @functools.cached_property
+    def arms(self) -> list[ablation.Arm]:
+        return ablation.arms(self.ablation, self.main)
+
+    @functools.cached_property
+    def places(self) -> dict[tuple, dict[type, list]]:
+        """The points whose anatomy is recorded, each with its rows."""
+        rows = {t: records.read(self.directory, t) for t in anatomy_records.TABLES}
+        return {
+            place: {t: anatomy_figures.at(rows[t], place) for t in rows}
+            for place in anatomy_figures.places(rows)
+        }
+
+
+def write(path: Path, main: Path, ablation: Path) -> bool:
+    """Fills the blocks of one document in place; whether that changed it.
+
+    Raises:
+      ValueError: a block that does not exist or is not closed, with its words.
+    """
+    text = path.read_text(encoding="utf-8")
+    filled = fill(text, Sources(main, ablation, path.parent))
+    if filled != text:
+        records.write_atomically(path, filled)
+    return filled != text
+
+
+def fill(text: str, sources: Sources) -> str:
+    """The document with every block as the records have it."""
+    return document.fill(text, lambda words, inline: _block(words, inline, sources))
+
+
+def _block(words: str, inline: bool, sources: Sources) -> str:
+    asked, *path = (part.strip() for part in words.split(" / "))
+    name, *arguments = asked.split()
+    if name not in BLOCKS:
+        raise ValueError(f"<!-- {words} -->: no such block; there are {', '.join(BLOCKS)}")
+    try:
+        made = BLOCKS[name](sources, *arguments)
+        if made is None:
+            return _NOT_RUN if inline else f"*{_NOT_RUN.capitalize()}.*"
+        if path:
+            made = document.cell(made, *path)
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"<!-- {words} -->: {error}") from error
+    if isinstance(made, Table):
+        made = document.markdown(made)
+    if inline and "\n" in made:
+        raise ValueError(f"<!-- {words} -->: a table must open a line of its own")
+    return made
+
+
+# --- What a block may hold ------------------------------------------------------------------------
+
+
+def _held(sources: Sources, *column: str) -> str | None:
+    """`104 of 112` (or of as many as are measured), of all or of one column."""
+    found = [claim for claim in sources.claims if claim.is_ordering]
+    details = [
+        detail.held
+        for claim in found
+        for detail in claim.details
+        if not column or (detail.cell["task"], detail.cell["trajectory"]) == column
+    ]
+    return f"{sum(details)} of {len(details)}" if details else None
+
+
+def _needs_main(make: Callable) -> Callable:
+    def block(sources: Sources, *arguments: str) -> Table | str | None:
+        return make(sources, *arguments) if sources.main else None
+
+    return block
+
+
+def _needs_arms(make: Callable) -> Callable:
+    def block(sources: Sources, *arguments: str) -> Table | None:
+        return make(sources.arms, *arguments) if sources.arms else None
+
+    return block
+
+
+def _run(sources: Sources) -> Table:
+    hidden = ("Wall time", "Peak memory")  # These are the costs.
+    rows = [fact for fact in report.facts(sources.main) if fact[0] not in hidden]
+    return Table("", ("", "recorded"), rows)
+
+
+def _sharpness(sources: Sources, task: str, trajectory: str) -> Table | None:
+    column = _column(task, trajectory)
+    if column not in sources.main.columns():
+        return None
+    return tables.ratio_table(sources.main, column)
+
+
+def _failures(sources: Sources) -> Table | str | None:
+    if not any(claim.total for claim in sources.claims):
+        return None
+    table = tables.remark_table(sources.claims)
+    return table if table.rows else "Every comparison held."
+
+
+def _convergence(make: Callable[[Run], Table]) -> Callable:
+    return lambda sources: make(sources.main) if sources.main.convergence_tasks() else None
+
+
+def _tuning(sources: Sources, task: str) -> Table | None:
+    tried = any(row.task == task for row in sources.main.tables[records.Tuning])
+    return tables.tuning_table(sources.main, task) if tried else None
+
+
+def _summary(sources: Sources) -> Table | None:
+    """A column of Tables 3 to 6 a row: the orderings, and three ratios beside the paper's."""
+    run, shown = sources.main, ("sgd_clip", "adam", "adafactor_clip")
+    means, rows, epochs = run.by_cell("ratio"), [], set()
+    for column in run.columns():
+        epoch = run.epochs(column)[-1]
+        printed = paper.SHARPNESS_RATIO.get((*column, epoch), {})
+        epochs.add(epoch)
+        cells = [paper.column_name(column), _held(sources, *column) or "–"]
+        for algorithm in shown:
+            summary = means.get((*column, epoch, algorithm))
+            cells.append(tables.plus_minus(summary) if summary else "–")
+            cells.append(number(printed[algorithm]) if algorithm in printed else "–")
+        rows.append(tuple(cells))
+    names = [name for a in shown for name in (paper.ALGORITHMS[a], "paper")]
+    caption = (
+        "Orderings of all measured epochs; ratios of directional sharpness to SGD’s in the last "
+        f"one ({', '.join(map(str, sorted(epochs)))}), mean ± standard deviation over batches and "
+        "seeds; beside them the paper’s."
+    )
+    if not rows:
+        return None
+    return Table("Ours and the paper’s", ("", "orderings held", *names), rows, caption)
+
+
+def _costs(sources: Sources) -> Table | None:
+    """Wall time of every stage of the main run, and of each arm of the ablation."""
+    runs = [("study", sources.main)] if sources.main else []
+    folders = [path.parent for path in sources.ablation.glob(f"*/{records.Sharpness.FILE}")]
+    arms = sorted(map(Run, folders), key=lambda run: run.config["warmup_steps"])
+    runs += [(f"ablation, {run.config['warmup_steps']:,} steps", run) for run in arms]
+    rows, machines = [], {}
+    for name, run in runs:
+        walls = run.provenance.get("wall_seconds", {})
+        stages = [(f"{name}: {stage}", seconds) for stage, seconds in walls.items()]
+        for label, seconds in stages if run is sources.main else []:
+            rows.append((label, report.duration(seconds), ""))
+        memory = run.provenance.get("peak_memory_mib")
+        shown = f"{memory / 1024:.1f} GiB" if memory else "not recorded"
+        rows.append((f"{name}, together", report.duration(sum(walls.values())), shown))
+        machines[run.provenance.get("device", "unknown")] = None
+    caption = f"Machine: {'; '.join(machines)}. Wall time is of every attempt together."
+    return Table("", ("", "wall time", "peak memory"), rows, caption) if rows else None
+
+
+def _figures(sources: Sources, prefix: str) -> str | None:
+    """Every committed figure whose name starts so, as Markdown images."""
+    found = sorted((sources.directory / "figures").glob(f"{prefix}*.png"))
+    images = []
+    for path in found:
+        target = Path(os.path.relpath(path, sources.root)).as_posix()
+        images.append(f"![{path.stem.replace('_', ' ')}]({target})")
+    return "\n\n".join(images) or None
+
+
+def _anatomy_part(make: Callable) -> Callable:
+    def block(sources: Sources, task: str, trajectory: str) -> Table | None:
+        column = _column(task, trajectory)
+        here = (rows for place, rows in sources.places.items() if place[:2] == column)
+        return make(next(here, {t: [] for t in anatomy_records.TABLES}))
+
+    return block
+
+
+def _column(task: str, trajectory: str) -> tuple[str, str]:
+    if (task, trajectory) not in paper.TABLE:
+        raise ValueError(f"no column {task}, {trajectory}")
+    return task, trajectory
+
+
+BLOCKS: dict[str, Callable] = {
+    "verdict": _needs_main(lambda sources: tables.verdict(sources.claims)),
+    "held": _held,
+    "run": _needs_main(_run),
+    "summary": _needs_main(_summary),
+    "sharpness": _needs_main(_sharpness),
+    "mean-sharpness": _needs_main(
+        lambda sources: tables.sharpness_table(sources.main) if sources.main.columns() else None
+    ),
+    "concentration": _needs_main(
+        lambda sources: tables.share_table(sources.main) if sources.main.columns() else None
+    ),
+    "orderings": _needs_main(
+        lambda sources: tables.cell_table(sources.claims) if _held(sources) else None
+    ),
+    "claims": _needs_main(lambda sources: tables.claim_table(sources.claims)),
+    "failures": _needs_main(_failures),
+    "rates": _needs_main(_convergence(tables.rate_table)),
+    "final-losses": _needs_main(_convergence(tables.final_table)),
+    "tuning": _needs_main(_tuning),
+    "ablation-needs": _needs_arms(ablation.needs_table),
+    "ablation-where": _needs_arms(ablation.where_table),
+    "ablation-sharpness": _needs_arms(
+        lambda arms, task, trajectory: ablation.column_table(arms, _column(task, trajectory))
+    ),
+    "ablation-scales": _needs_arms(
+        lambda arms, task, trajectory=None, epoch=1: ablation.scale_table(
+            arms, task, trajectory, int(epoch)
+        )
+    ),
+    "anatomy": lambda sources: anatomy_report.summary(sources.places),
+    "anatomy-context": _anatomy_part(anatomy_report.context),
+    "anatomy-correlation": _anatomy_part(anatomy_report.conjecture),
+    "anatomy-span": _anatomy_part(anatomy_report.span),
+    "anatomy-clipping": _anatomy_part(anatomy_report.clipping),
+    "costs": _costs,
+    "figures": _figures,
+}
