@@ -15,7 +15,7 @@ import jax
 import tyro
 from rich.console import Console
 
-from experiments import processes, report, results
+from experiments import plan, processes, report, results
 from experiments.config import PRESETS, TASKS, TRAJECTORIES, Config, Task, Trajectory
 from experiments.corpora import DataError
 from experiments.layout import make_layout
@@ -109,6 +109,32 @@ def anatomy(
     )
 
 
+def make_plan(
+    config: Fields,
+    task: Task = "translation",
+    model: str = "",
+    mesh: str = "data=1",
+    device_memory: float = 80.0,
+) -> Command:
+    """What the study needs on devices that are not here: bytes, operations, traffic.
+
+    Args:
+      config: The study; without `--micro-batch-size`, the largest that fits is chosen.
+      task: What the model learns.
+      model: A published size, as t5-11b, instead of the configuration's model.
+      mesh: Devices as data=8,fsdp=32: batches are split over both axes, parameters over fsdp.
+      device_memory: GiB of one device.
+    """
+
+    def run(watch: Watch) -> None:
+        try:
+            plan.show(config, task, model, mesh, device_memory, Console())
+        except ValueError as error:
+            raise RefusedError(str(error)) from error
+
+    return run
+
+
 def make_report(directory: tyro.conf.Positional[Path]) -> Command:
     """Tables, figures, claims and report.html from a run's records, finished or not.
 
@@ -147,6 +173,7 @@ COMMANDS = {
     "sharpness": sharpness,
     "convergence": convergence,
     "anatomy": anatomy,
+    "plan": make_plan,
     "report": make_report,
     "results": fill_results,
 }
@@ -209,9 +236,7 @@ def _parse(arguments: list[str]) -> Command:
         with contextlib.redirect_stderr(said):
             return tyro.extras.subcommand_cli_from_dict(
                 {
-                    name: command
-                    if command in WITHOUT_CONFIG
-                    else functools.partial(command, config=PRESETS[preset])
+                    name: _with_defaults(command, PRESETS[preset])
                     for name, command in COMMANDS.items()
                 },
                 prog="python -m experiments",
@@ -223,6 +248,14 @@ def _parse(arguments: list[str]) -> Command:
         if not exit.code:
             raise
         raise ValueError(_one_line(said.getvalue())) from None
+
+
+def _with_defaults(command: Callable, config: Config) -> Callable:
+    if command in WITHOUT_CONFIG:
+        return command
+    if command is make_plan:  # Chooses a micro-batch unless one is given.
+        config = dataclasses.replace(config, micro_batch_size=None)
+    return functools.partial(command, config=config)
 
 
 def _option(arguments: list[str], name: str) -> str | None:

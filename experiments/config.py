@@ -53,8 +53,9 @@ class Config:
     examples: int
     # Examples of a training step; it divides `examples`.
     batch_size: int
-    # Examples that are in memory at once; it divides `batch_size` and `test_examples`.
-    micro_batch_size: int
+    # Examples that are in memory at once; it divides `batch_size` and `test_examples`. `plan`
+    # chooses the largest that fits where it is not given.
+    micro_batch_size: int | None
     # Epochs of the convergence runs, and of a trajectory (which ends at its last measurement).
     epochs: int
     # Epochs in which sharpness is measured, from 1.
@@ -106,7 +107,8 @@ class Config:
         counts = "examples batch_size micro_batch_size epochs measured_batches test_examples"
         counts += " warmup_batch_size tune_steps checkpoint_every replicates"
         for name in counts.split():
-            if getattr(self, name) < 1:
+            value = getattr(self, name)
+            if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("warmup_steps", "warmup_examples", "seed"):
             if getattr(self, name) < 0:
@@ -116,7 +118,8 @@ class Config:
             ("batch_size", "micro_batch_size"),
             ("test_examples", "micro_batch_size"),
         ):
-            if getattr(self, whole) % getattr(self, part):
+            size = getattr(self, part)
+            if size is not None and getattr(self, whole) % size:
                 raise ValueError(
                     f"{part} must divide {whole}, "
                     f"got {getattr(self, part)} and {getattr(self, whole)}"

@@ -72,24 +72,29 @@ class Layout:
         return jax.device_get(tree)
 
 
-def make_layout(mesh: str = "", devices: Any = None) -> Layout:
-    """The layout of a mesh written as `data=4,fsdp=2`.
+def mesh_sizes(mesh: str) -> dict[str, int]:
+    """Devices by axis of a mesh written as `data=4,fsdp=2`; an axis that is left out has one.
 
-    An axis that is left out has one device; without a mesh, all devices are on `data`.
+    Raises:
+      ValueError: a mesh that cannot be read.
+    """
+    sizes = dict.fromkeys(AXES, 1)
+    for part in mesh.split(","):
+        name, _, size = part.strip().partition("=")
+        if name not in AXES or not re.fullmatch("[1-9][0-9]*", size):
+            raise ValueError(f"mesh must be written as data=4,fsdp=2, got {mesh!r}")
+        sizes[name] = int(size)
+    return sizes
+
+
+def make_layout(mesh: str = "", devices: Any = None) -> Layout:
+    """The layout of a mesh as `mesh_sizes` reads it; without one, all devices are on `data`.
 
     Raises:
       ValueError: a mesh that cannot be read, or of more or fewer devices than there are.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = dict.fromkeys(AXES, 1)
-    if mesh:
-        for part in mesh.split(","):
-            name, _, size = part.strip().partition("=")
-            if name not in AXES or not re.fullmatch("[1-9][0-9]*", size):
-                raise ValueError(f"mesh must be written as data=4,fsdp=2, got {mesh!r}")
-            sizes[name] = int(size)
-    else:
-        sizes["data"] = len(devices)
+    sizes = mesh_sizes(mesh or f"data={len(devices)}")
     wanted = sizes["data"] * sizes["fsdp"]
     # A smaller mesh is fine in one process; among several, each must have its part.
     if wanted > len(devices) or (wanted < len(devices) and jax.process_count() > 1):

@@ -36,6 +36,8 @@ class Study:
     def __init__(self, directory: Path, config: Config, watch: Watch, layout: Layout | None = None):
         self.directory, self.config, self.watch = directory, config, watch
         self.layout = layout or one_device()
+        if config.micro_batch_size is None:
+            raise RefusedError("micro_batch_size must be given; the command plan finds one")
         for name in ("micro_batch_size", "warmup_batch_size"):
             size, devices = getattr(config, name), self.layout.mesh.size
             if size % devices:

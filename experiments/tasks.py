@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import tokenization
-from experiments.config import Config
+from experiments.config import Config, TaskConfig
 from experiments.corpora import DataError, load_corpus
 from sharpjax import models
 from sharpjax.models.losses import init_params
@@ -117,16 +117,14 @@ def make_task(name: str, config: Config, seed: int) -> Task:
             f"{name}: the tokenizer has {len(tokenizer)} tokens, "
             f"more than the model's {model.config.vocab_size}"
         )
-    training = model.clone(dtype=jnp.dtype(config.training_dtype), remat=config.remat)
-    # Forward modes keep nothing for a way back, and would compute a block's insides more often.
-    remat = config.remat and config.method == "reverse"
+    training_loss_fn, loss_fn = make_losses(model, config)
     return Task(
         name=name,
         seed=seed,
         config=config,
         model=model,
-        loss_fn=models.make_loss(model.clone(remat=remat), remat=remat),
-        training_loss_fn=models.make_loss(training, remat=config.remat),
+        loss_fn=loss_fn,
+        training_loss_fn=training_loss_fn,
         initial_params=jax.device_get(params),
         examples=examples,
         test=test,
@@ -149,14 +147,10 @@ def rng(seed: int, *what: str | int) -> np.random.Generator:
     return np.random.default_rng([seed, *(zlib.crc32(str(part).encode()) for part in what)])
 
 
-def _model(name, about, seed) -> tuple[Any, Any]:
-    if about.checkpoint:
-        try:
-            return models.load_pretrained(about.checkpoint)
-        except (ValueError, FileNotFoundError) as error:
-            raise DataError(f"{name}: {error}") from error
+def make_model(name: str, about: TaskConfig) -> Any:
+    """The Flax module of a task whose model is made from the configuration."""
     if name == "translation":
-        model = models.T5(
+        return models.T5(
             models.T5Config(
                 vocab_size=about.vocab_size,
                 d_model=about.d_model,
@@ -166,8 +160,8 @@ def _model(name, about, seed) -> tuple[Any, Any]:
                 num_heads=about.heads,
             )
         )
-    elif name == "causal":
-        model = models.GPT2(
+    if name == "causal":
+        return models.GPT2(
             models.GPT2Config(
                 vocab_size=about.vocab_size,
                 n_positions=about.length,
@@ -177,17 +171,37 @@ def _model(name, about, seed) -> tuple[Any, Any]:
                 n_inner=about.d_ff,
             )
         )
-    else:
-        model = models.RobertaForMaskedLM(
-            models.RobertaConfig(
-                vocab_size=about.vocab_size,
-                hidden_size=about.d_model,
-                num_hidden_layers=about.layers,
-                num_attention_heads=about.heads,
-                intermediate_size=about.d_ff,
-                max_position_embeddings=about.length + 2,
-            )
+    return models.RobertaForMaskedLM(
+        models.RobertaConfig(
+            vocab_size=about.vocab_size,
+            hidden_size=about.d_model,
+            num_hidden_layers=about.layers,
+            num_attention_heads=about.heads,
+            intermediate_size=about.d_ff,
+            max_position_embeddings=about.length + 2,
         )
+    )
+
+
+def make_losses(model: Any, config: Config) -> tuple[Callable, Callable]:
+    """(training loss, measured loss), each `(params, batch, key=None)` -> scalar."""
+    training = model.clone(dtype=jnp.dtype(config.training_dtype), remat=config.remat)
+    # Forward modes keep nothing for a way back, and would compute a block's insides more often.
+    remat = config.remat and config.method == "reverse"
+    measured = model.clone(remat=remat)
+    return (
+        models.make_loss(training, remat=config.remat),
+        models.make_loss(measured, remat=remat),
+    )
+
+
+def _model(name, about, seed) -> tuple[Any, Any]:
+    if about.checkpoint:
+        try:
+            return models.load_pretrained(about.checkpoint)
+        except (ValueError, FileNotFoundError) as error:
+            raise DataError(f"{name}: {error}") from error
+    model = make_model(name, about)
     key = jax.random.key(int(rng(seed, name, "initial").integers(2**31)))
     return model, init_params(model, key)
 

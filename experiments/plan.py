@@ -1,0 +1,295 @@
+"""What a study would need on devices that are not here: memory, arithmetic and traffic.
+
+The study's own programs (a training step, the update of every algorithm, a measurement) are
+compiled ahead of time for as many virtual CPU devices as the mesh has, with abstract parameters:
+nothing is allocated. Bytes of what lies in memory from step to step are exact; temporaries are
+those of XLA:CPU's program, ordered for least memory as on accelerators.
+"""
+
+import dataclasses
+import functools
+import math
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+from rich.table import Table
+
+import sharpjax
+from experiments import tasks, trajectory
+from experiments.config import Config, TaskConfig
+from experiments.layout import Layout, make_layout, mesh_sizes
+from sharpjax import models
+
+GIB = 2**30
+
+# Published sizes of the models that `--model` knows.
+_T5 = {
+    "t5-small": {},
+    "t5-base": {"d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12},
+    "t5-large": {"d_model": 1024, "d_ff": 4096, "num_layers": 24, "num_heads": 16},
+    "t5-3b": {"d_model": 1024, "d_ff": 16384, "d_kv": 128, "num_layers": 24, "num_heads": 32},
+    "t5-11b": {"d_model": 1024, "d_ff": 65536, "d_kv": 128, "num_layers": 24, "num_heads": 128},
+}
+_ROBERTA = {
+    "distilroberta-base": {},
+    "roberta-base": {"num_hidden_layers": 12},
+    "roberta-large": {
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+    },
+}
+_GPT2 = {
+    "gpt2": {},
+    "gpt2-medium": {"n_embd": 1024, "n_layer": 24, "n_head": 16},
+    "gpt2-large": {"n_embd": 1280, "n_layer": 36, "n_head": 20},
+    "gpt2-xl": {"n_embd": 1600, "n_layer": 48, "n_head": 25},
+}
+MODELS: dict[str, tuple[str, Callable[[], Any]]] = {
+    **{k: ("translation", lambda f=f: models.T5(models.T5Config(**f))) for k, f in _T5.items()},
+    **{
+        k: ("mlm", lambda f=f: models.RobertaForMaskedLM(models.RobertaConfig(**f)))
+        for k, f in _ROBERTA.items()
+    },
+    **{k: ("causal", lambda f=f: models.GPT2(models.GPT2Config(**f))) for k, f in _GPT2.items()},
+}
+
+# Matrix products of a pass, in forward passes: shared by all directions, and of each direction.
+PRODUCTS = {"adjoint": (2, 3), "reverse": (3, 5), "forward": (3, 5)}
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+_BYTES = {
+    "f64": 8,
+    "s64": 8,
+    "u64": 8,
+    "f32": 4,
+    "s32": 4,
+    "u32": 4,
+    "bf16": 2,
+    "f16": 2,
+    "pred": 1,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What one task needs, per device and step; bytes, and floating-point operations."""
+
+    model: str
+    parameters: int  # Of the whole model.
+    devices: int
+    micro_batch_size: int
+    parameter_bytes: int  # Per device, float32.
+    state_bytes: int  # Of all algorithms' pseudo-updates.
+    update_bytes: int  # Their updates: a tree like the parameters each.
+    gradient_temporaries: int  # Of a training step's gradient.
+    update_temporaries: int
+    measurement_temporaries: int  # Of all directions' slope and sharpness.
+    step_flops: float  # A gradient over the whole batch.
+    measurement_flops: float  # All directions over the whole test subset.
+    step_traffic: int  # What collectives hand to one device in a training step.
+    measurement_traffic: int
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that one device holds at once."""
+        gradient = self.parameter_bytes  # Split as the parameters are.
+        kept = self.parameter_bytes + self.state_bytes
+        return kept + max(
+            gradient + self.gradient_temporaries,
+            gradient + self.update_bytes + self.update_temporaries,
+            gradient + self.update_bytes + self.measurement_temporaries,
+        )
+
+
+def prepare_devices(count: int) -> None:
+    """Makes this process one of `count` virtual CPU devices; before JAX is used.
+
+    The flag orders instructions for least memory, as accelerators do; XLA:CPU's default orders
+    them for concurrency, and keeps more for it.
+    """
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", count)
+    flag = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+
+
+def show(
+    config: Config, name: str, model: str, mesh: str, device_memory: float, console: Console
+) -> None:
+    """Prints the plan of one task on a mesh of devices with `device_memory` GiB each.
+
+    Raises:
+      ValueError: a mesh that cannot be read; an unknown model; a micro-batch that the devices do
+        not divide; no memory.
+    """
+    if not device_memory > 0:
+        raise ValueError(f"device_memory must be positive, got {device_memory}")
+    prepare_devices(math.prod(mesh_sizes(mesh).values()))
+    layout = make_layout(mesh)
+    if config.micro_batch_size is None:
+        found = choose(config, name, model, layout, device_memory * GIB)
+    else:
+        found = plan(config, name, model, layout)
+    size = lambda count: f"{count / GIB:,.2f} GiB"  # noqa: E731
+    table = Table(title=f"{found.model}, {mesh}, micro-batches of {found.micro_batch_size}")
+    table.add_column("of one device")
+    table.add_column("", justify="right")
+    for words, value in (
+        ("parameters of the whole model", f"{found.parameters:,}"),
+        ("parameters, float32", size(found.parameter_bytes)),
+        ("states of the seven algorithms", size(found.state_bytes)),
+        ("their updates", size(found.update_bytes)),
+        ("temporaries of a gradient", size(found.gradient_temporaries)),
+        ("temporaries of the updates", size(found.update_temporaries)),
+        ("temporaries of a measurement", size(found.measurement_temporaries)),
+        ("most at once", size(found.peak_bytes)),
+        ("traffic of a training step", size(found.step_traffic)),
+        ("traffic of a measurement", size(found.measurement_traffic)),
+        ("operations of a training step, all devices", f"{found.step_flops:.3g}"),
+        ("operations of a measurement, all devices", f"{found.measurement_flops:.3g}"),
+    ):
+        table.add_row(words, value)
+    console.print(table)
+    fits = "fits" if found.peak_bytes <= device_memory * GIB else "does not fit"
+    console.print(f"It {fits} in {device_memory:g} GiB.", highlight=False)
+
+
+def choose(config: Config, name: str, model: str, layout: Layout, memory: float) -> Plan:
+    """The plan with the largest micro-batch that fits; the smallest one's where none does.
+
+    Sizes are halved from the batch's down to one example a device.
+
+    Args:
+      config: The study.
+      name: The task.
+      model: A key of MODELS; "" is the configuration's.
+      layout: The mesh.
+      memory: Bytes of one device.
+    """
+    size = config.batch_size
+    while True:
+        found = plan(dataclasses.replace(config, micro_batch_size=size), name, model, layout)
+        smaller = size // 2
+        if (
+            found.peak_bytes <= memory
+            or size % 2
+            or smaller % layout.mesh.size
+            or config.test_examples % smaller
+        ):
+            return found
+        size = smaller
+
+
+def plan(config: Config, name: str, model: str, layout: Layout) -> Plan:
+    """What one task of a study needs on a mesh.
+
+    Args:
+      config: The study, with its micro-batch size.
+      name: The task.
+      model: A key of MODELS; "" is the configuration's.
+      layout: The mesh; its devices are only compiled for.
+
+    Raises:
+      ValueError: the devices do not divide a micro-batch; a model of another task.
+    """
+    about: TaskConfig = getattr(config, name)
+    module = _module(name, about, model)
+    size, micro_batches = config.micro_batch_size, config.batch_size // config.micro_batch_size
+    if size % layout.mesh.size:
+        raise ValueError(
+            f"the mesh's {layout.mesh.size} devices must divide micro_batch_size, got {size}"
+        )
+    params = _abstract(
+        jax.eval_shape(lambda: models.init_params(module, jax.random.key(0))), layout
+    )
+    algorithms = sharpjax.pseudo_updates(sharpjax.paper_algorithms(config.clip_fraction))
+    state = _abstract(jax.eval_shape(algorithms.init, params), layout)
+    updates = _abstract(jax.eval_shape(algorithms.update, params, state, params)[0], layout)
+    training_loss, loss = tasks.make_losses(module, config)
+
+    batch = functools.partial(_abstract_batch, name, about, layout, size)
+    measure = lambda p, u, b: sharpjax.measure_directions(  # noqa: E731
+        loss, p, u, b, method=config.method, chunk=config.chunk
+    )
+    update = lambda g, s, p: layout.constrain(algorithms.update(g, s, p))  # noqa: E731
+    gradient = trajectory.gradient.lower(training_loss, params, batch(micro_batches), None, layout)
+    compiled = gradient.compile()
+    updated = jax.jit(update, donate_argnums=1).lower(params, state, params).compile()
+    measured = jax.jit(measure).lower(params, updates, batch(1)).compile()
+
+    # XLA counts a loop's insides once: one micro-batch, and one group of directions.
+    shared, each = PRODUCTS[config.method]
+    group = config.chunk or 1
+    groups = (shared + each * len(updates)) / (shared + each * group)
+    times = config.test_examples // size * groups
+    return Plan(
+        model=model or about.checkpoint or type(module).__name__,
+        parameters=sum(x.size for x in jax.tree.leaves(params)),
+        devices=layout.mesh.size,
+        micro_batch_size=size,
+        parameter_bytes=_held(params),
+        state_bytes=_held(state),
+        update_bytes=_held(updates),
+        gradient_temporaries=compiled.memory_analysis().temp_size_in_bytes,
+        update_temporaries=updated.memory_analysis().temp_size_in_bytes,
+        measurement_temporaries=measured.memory_analysis().temp_size_in_bytes,
+        step_flops=micro_batches * _flops(compiled) * layout.mesh.size,
+        measurement_flops=times * _flops(measured) * layout.mesh.size,
+        step_traffic=micro_batches * traffic(compiled.as_text()),
+        measurement_traffic=round(times * traffic(measured.as_text())),
+    )
+
+
+def traffic(program: str) -> int:
+    """Bytes that the collectives of a compiled program hand to one device, loops counted once."""
+    operation = rf"= (.*?) (?:{'|'.join(COLLECTIVES)})(?:-start)?\("
+    return sum(
+        math.prod(int(n) for n in sizes.split(",") if n) * _BYTES[dtype]
+        for shapes in re.findall(operation, program)
+        for dtype, sizes in re.findall(r"(\w+)\[([\d,]*)\]", shapes)
+        if dtype in _BYTES
+    )
+
+
+def _module(name: str, about: TaskConfig, model: str) -> Any:
+    known = model or about.checkpoint.rpartition("/")[2]
+    if not known:
+        return tasks.make_model(name, about)
+    task, make = MODELS.get(known, (None, None))
+    if make is None or task != name:
+        names = ", ".join(k for k, (of, _) in MODELS.items() if of == name)
+        raise ValueError(f"model must be one of {names} for {name}, got {known!r}")
+    return make()
+
+
+def _abstract(tree: Any, layout: Layout) -> Any:
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout.of(x.shape)), tree
+    )
+
+
+def _abstract_batch(name, about, layout, size, count) -> dict[str, jax.ShapeDtypeStruct]:
+    lengths = dict.fromkeys(("input_ids", "attention_mask"), about.length)
+    lengths["labels"] = about.target_length if name == "translation" else about.length
+    return {
+        k: jax.ShapeDtypeStruct((count, size, length), jnp.int32, sharding=layout.batch)
+        for k, length in lengths.items()
+    }
+
+
+def _held(tree: Any) -> int:
+    """Bytes of a tree on one device."""
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+    )
+
+
+def _flops(compiled: Any) -> float:
+    """Of one device; XLA counts two for a multiplication and an addition."""
+    return float(compiled.cost_analysis()["flops"])
