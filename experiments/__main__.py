@@ -15,7 +15,9 @@ import tyro
 from rich.console import Console
 
 from experiments import report
-from experiments.config import PRESETS, Config, Task, Trajectory
+from experiments.algorithms import AlgorithmError
+from experiments.config import PRESETS, TASKS, Config, Task, Trajectory
+from experiments.convergence import rates
 from experiments.corpora import DataError
 from experiments.study import RefusedError, Study
 from experiments.watch import Interrupted, Watch
@@ -32,6 +34,8 @@ def reproduce(config: Fields, out: Path) -> Command:
       config: The study.
       out: Where records, checkpoints and the report go; the same command continues what is there.
     """
+    for task in TASKS:
+        rates(config, task)  # Better now than after the first experiment.
     return _study(config, out, lambda study: study.reproduce())
 
 
@@ -60,6 +64,7 @@ def convergence(config: Fields, out: Path, task: Task) -> Command:
       out: Where records, checkpoints and the report go; the same command continues what is there.
       task: What the model learns.
     """
+    rates(config, task)
     return _study(config, out, lambda study: study.convergence(task))
 
 
@@ -131,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped at once; the same command continues.", file=sys.stderr)
         return 130
-    except (DataError, RefusedError) as error:
+    except (AlgorithmError, DataError, RefusedError) as error:
         return _fail(error, 2)
     except OSError as error:
         return _fail(error, 1)

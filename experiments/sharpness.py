@@ -1,4 +1,4 @@
-"""Experiment 1: directional sharpness of seven algorithms along one trajectory (Appendix A.3)."""
+"""Experiment 1: directional sharpness of many algorithms along one trajectory (Appendix A.3)."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import sharpjax
-from experiments import records, trajectory
+from experiments import algorithms, records, trajectory
 from experiments.config import Config
 from experiments.tasks import Task, rng
 from experiments.watch import Watch
@@ -20,11 +20,10 @@ EDGES = np.arange(-20.0, 4.25, 0.25)
 def run(directory: Path, config: Config, task: Task, name: str, start: Any, watch: Watch) -> None:
     """Trains along trajectory `name` from `start` and records what every algorithm would do.
 
-    At each measured batch: slope, sharpness and its error for all seven directions, at the point
-    before the update. At one of them in each measured epoch: the landscape along all seven and
-    the histograms. At the first of those: sharpness in float64 beside float32.
+    At each measured batch: slope, sharpness and its error for all directions, at the point before
+    the update. At one of them in each measured epoch: the landscape along all of them and the
+    histograms. At the first of those: sharpness in float64 beside float32.
     """
-    algorithms = sharpjax.paper_algorithms(config.clip_fraction)
     rate = {"sgd": config.sgd_learning_rate, "adam": config.adam_learning_rate}[name]
     measured = {
         (epoch, batch): False
@@ -73,7 +72,7 @@ def run(directory: Path, config: Config, task: Task, name: str, start: Any, watc
         f"{task.name}, {name} trajectory, seed {task.seed}",
         directory=directory / "checkpoints" / f"sharpness-{task.name}-{name}-{task.seed}",
         params=start,
-        transformation=sharpjax.pseudo_updates(algorithms),
+        transformation=algorithms.pseudo_updates(config.measured(name), config.clip_fraction),
         # The trajectory's own update is one of the pseudo-updates, at its rate.
         select=lambda updates: jax.tree.map(lambda u: rate * u, updates[name]),
         loss_fn=task.training_loss_fn,

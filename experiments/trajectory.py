@@ -50,6 +50,8 @@ def train(
       directory: Of its checkpoints; None keeps none.
       params: The starting point; host or device arrays.
       transformation: Any optax transformation; its updates may be a dict of many (pseudo-updates).
+        If it takes extra arguments, it is given `value`, `grad` and `value_fn`, the batch's loss as
+        a function of the parameters.
       loss_fn: `loss_fn(params, micro_batch, key)`.
       batches: `batches(start)` yields the batches of steps start + 1, start + 2, …, each a pytree
         of leaves [micro_batches, micro_batch, …].
@@ -64,7 +66,15 @@ def train(
     Raises:
       Interrupted: it was asked to stop; a checkpoint of the last whole step has been made.
     """
-    update = jax.jit(transformation.update, donate_argnums=1)
+    transformation = optax.with_extra_args_support(transformation)
+
+    @functools.partial(jax.jit, donate_argnums=1)
+    def update(grads, state, params, value, batch, key):
+        # An argument that no optimizer reads is not compiled.
+        value_fn = lambda p: mean_loss(loss_fn, p, batch, key)  # noqa: E731
+        extra = {"value": value, "grad": grads, "value_fn": value_fn}
+        return transformation.update(grads, state, params, **extra)
+
     apply = jax.jit(lambda p, u: optax.apply_updates(p, select(u)), donate_argnums=0)
     # A copy: the first step's parameters are donated, and the caller's must live.
     params = jax.tree.map(lambda x: jnp.array(x, copy=True), params)
@@ -89,7 +99,7 @@ def train(
             for number, batch in zip(range(start + 1, steps + 1), batches(start), strict=False):
                 key = None if dropout_key is None else jax.random.fold_in(dropout_key, number)
                 loss, grads = gradient(loss_fn, params, batch, key)
-                updates, state = update(grads, state, params)
+                updates, state = update(grads, state, params, loss, batch, key)
                 loss = float(loss)
                 if observe(Step(number, loss, params, grads, updates)):
                     break
@@ -121,6 +131,19 @@ def gradient(loss_fn: Callable, params: Any, batch: Any, key: Any) -> tuple[jax.
     zero = (jnp.zeros(()), optax.tree.zeros_like(params))
     total, _ = jax.lax.scan(add, zero, (jnp.arange(count), batch))
     return jax.tree.map(lambda x: x / count, total)
+
+
+def mean_loss(loss_fn: Callable, params: Any, batch: Any, key: Any) -> jax.Array:
+    """The loss that `gradient` derives; its own derivatives take one micro-batch's memory."""
+    count = jax.tree.leaves(batch)[0].shape[0]
+
+    @jax.checkpoint
+    def one(numbered):
+        i, micro_batch = numbered
+        own = key if key is None or count == 1 else jax.random.fold_in(key, i)
+        return loss_fn(params, micro_batch, own)
+
+    return jax.lax.map(one, (jnp.arange(count), batch)).mean()
 
 
 @contextlib.contextmanager
