@@ -72,13 +72,12 @@ def build(
       AlgorithmError: optax refuses to make it, or later its `init` or `update` cannot work with the
         parameters and arguments of a training step; the line has the name.
     """
-    base, clips_gradient, clips_update = _split(name)
-    module, factory = _find(base)
-    takes = inspect.signature(factory).parameters
+    clips_gradient, clips_update = clipped(name)
+    module, factory = _find(family(name))
     rate = rate or own_rate(name) or "1"
     arguments = {} if rate == RELATIVE else {_rate(factory).name: float(rate)}
     clip = sharpjax.coord_clip(clip_fraction)
-    in_front = clips_gradient and "clip" not in takes
+    in_front = clips_gradient and module is not sharpjax
     if clips_gradient and not in_front:
         arguments["clip"] = clip_fraction
     made = _naming(name, factory)(**arguments)
@@ -116,7 +115,13 @@ def own_rate(name: str) -> str | None:
 
 def family(name: str) -> str:
     """The name without what is clipped."""
-    return _split(name)[0]
+    return name.removesuffix("_clip_update").removesuffix("_clip")
+
+
+def clipped(name: str) -> tuple[bool, bool]:
+    """Whether an algorithm's gradient is clipped, and whether its update is."""
+    before = name.removesuffix("_clip_update")
+    return before != family(name), before != name
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -127,21 +132,13 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 def label(name: str) -> str:
     """A name as tables and legends print it."""
-    base, clips_gradient, clips_update = _split(name)
+    base = family(name)
     words = " ".join(_WORDS.get(word, word) for word in base.split("_"))
     said = paper.ALGORITHMS.get(base, words[:1].upper() + words[1:])
-    if clips_update:
-        return (
-            said + ", gradient and update clipped" if clips_gradient else said + ", update clipped"
-        )
-    return said + ", clipped" * clips_gradient
-
-
-def _split(name: str) -> tuple[str, bool, bool]:
-    """(NAME, whether its gradient is clipped, whether its update is)."""
-    before = name.removesuffix("_clip_update")
-    base = before.removesuffix("_clip")
-    return base, base != before, before != name
+    gradient, update = clipped(name)
+    if update:
+        return f"{said}, {'gradient and ' * gradient}update clipped"
+    return said + ", clipped" * gradient
 
 
 def _find(base: str) -> tuple[Any, Callable | None]:
