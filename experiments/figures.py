@@ -327,7 +327,7 @@ def convergence_figure(rows: list[records.Convergence]) -> Figure:
         if curve or lost:
             ends.append((curve[-1][1] if curve else math.inf, algorithm))
     if any(loss > top for curve in curves.values() for _, loss in curve):
-        axes.set_ylim(top=top)
+        axes.set_ylim(max(0.0, axes.get_ylim()[0]), top)
     axes.set_xlabel("epoch")
     axes.set_ylabel("training loss")
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -366,8 +366,19 @@ class Look:
         handles = [Line2D([], [], label=algorithms.label(n), **self.line(n)) for n in names]
         handles += extra
         place = {"loc": "outside right center"} if beside else {"loc": "outside lower center"}
-        columns = 1 if beside else min(5, math.ceil(len(handles) / 2))
+        columns = 1 if beside else math.ceil(len(handles) / 2)
+        if not beside and not {*names} <= paper.ALGORITHMS.keys():
+            columns = _fitting([len(h.get_label()) for h in handles], figure.get_figwidth())
         figure.legend(handles=handles, ncols=columns, handlelength=2.6, **place)
+
+
+def _fitting(lengths: list[int], width: float) -> int:
+    """How many columns of a legend, at least two rows each, fit into a figure's inches."""
+    for columns in range(math.ceil(len(lengths) / 2), 1, -1):
+        longest = [max(part) for part in np.array_split(lengths, columns) if len(part)]
+        if sum(0.6 + 0.068 * length for length in longest) <= width:
+            return columns
+    return 1
 
 
 def _at(row: records.Cell) -> tuple:
