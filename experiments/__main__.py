@@ -16,7 +16,9 @@ import tyro
 from rich.console import Console
 
 from experiments import plan, processes, report, results
+from experiments.algorithms import AlgorithmError
 from experiments.config import PRESETS, TASKS, TRAJECTORIES, Config, Task, Trajectory
+from experiments.convergence import rates
 from experiments.corpora import DataError
 from experiments.layout import make_layout
 from experiments.study import RefusedError, Study
@@ -49,6 +51,8 @@ def reproduce(config: Fields, place: Where) -> Command:
       config: The study.
       place: Where it runs, and what it leaves.
     """
+    for task in TASKS:
+        rates(config, task)  # Better now than after the first experiment.
     return _study(config, place, lambda study: study.reproduce())
 
 
@@ -81,6 +85,7 @@ def convergence(config: Fields, place: Where, task: Task) -> Command:
       place: Where it runs, and what it leaves.
       task: What the model learns.
     """
+    rates(config, task)
     return _study(config, place, lambda study: study.convergence(task))
 
 
@@ -216,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped at once; the same command continues.", file=sys.stderr)
         return 130
-    except (DataError, RefusedError) as error:
+    except (AlgorithmError, DataError, RefusedError) as error:
         return _fail(error, 2)
     except OSError as error:
         return _fail(error, 1)

@@ -1,7 +1,7 @@
 """The anatomy of sharpness at one point of a trajectory: where it sits and what it is made of.
 
-Six instruments on the seven directions, all on the fixed test subset, in float32. Each item is
-recorded as it is done, so that an interrupted run continues with the next.
+Six instruments on the algorithms' directions, all on the fixed test subset, in float32. Each item
+is recorded as it is done, so that an interrupted run continues with the next.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 import sharpjax
-from experiments import records, sharpness, trajectory
+from experiments import algorithms, records, sharpness, trajectory
 from experiments.anatomy_records import (
     BIN,
     PLACE,
@@ -167,7 +167,7 @@ def _reach(directory, config, task, name, start, watch, epoch, batch) -> traject
             f"{task.name}, {name} trajectory to epoch {epoch}, batch {batch}, seed {task.seed}",
             directory=directory / "checkpoints" / folder,
             params=start,
-            transformation=sharpjax.pseudo_updates(sharpjax.paper_algorithms(config.clip_fraction)),
+            transformation=algorithms.pseudo_updates(config.measured(name), config.clip_fraction),
             select=lambda updates: jax.tree.map(lambda u: rate * u, updates[name]),
             loss_fn=task.training_loss_fn,
             batches=lambda done: sharpness.epochs(task, done),
@@ -190,11 +190,11 @@ class _Item:
 
 
 def _items(place, config, options) -> Iterator[_Item]:
-    for algorithm in sharpjax.paper_algorithms(config.clip_fraction):
+    for algorithm in config.measured(place[1]):
         yield _Item(_lorenz, Lorenz, {"algorithm": algorithm})
     yield _Item(_parts, Parts, {})
     yield _Item(_span, Decrease, {})
-    for algorithm in sharpjax.paper_algorithms(config.clip_fraction):
+    for algorithm in config.measured(place[1]):
         yield _Item(_blocks, Block, {"algorithm": algorithm})
     yield _Item(_spectrum, Ritz, {})
     yield _Item(_correlations, Correlation, {})

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from experiments import figures, paper, records
+from experiments import algorithms, figures, paper, records
 from experiments.anatomy_records import (
     BIN,
     PLACE,
@@ -58,7 +58,9 @@ def draw_all(directory: Path | str) -> list[figures.Drawn]:
     for place in places(tables):
         rows = {table: at(tables[table], place) for table in tables}
         end = suffix(place)
+        seven = paper.seven(r.algorithm for r in rows[Decrease] if not _is_span(r))
         for table, name, title, caption, draw in _FIGURES:
+            title = title.format(seven=seven)
             if rows[table]:
                 save(f"{name}_{end}", title, caption, lambda draw=draw, rows=rows: draw(rows))
     return drawn
@@ -87,20 +89,20 @@ def lorenz_figure(rows: dict[type, list]) -> Figure:
     figure = Figure(figsize=(9.6, 4.3), layout="constrained")
     left, right = figure.subplots(1, 2)
     drawn, unsure = [], []
-    for algorithm, curve in _by_algorithm(rows[Lorenz]).items():
+    curves = _by_algorithm(rows[Lorenz])
+    look = figures.Look(curves)
+    for algorithm, curve in curves.items():
         x = [100 * r.fraction for r in curve]
         total = curve[-1]
-        right.plot(x, [r.squared_norm for r in curve], **figures._line(algorithm))
+        right.plot(x, [r.squared_norm for r in curve], **look.line(algorithm))
         drawn.append(algorithm)
         if not total.sharpness > 2 * (0 if math.isnan(total.sharpness_se) else total.sharpness_se):
             unsure.append(algorithm)
             continue
         y = np.array([r.share for r in curve])
         error = np.nan_to_num([r.sharpness_se / total.sharpness for r in curve])
-        left.plot(x, y, **figures._line(algorithm))
-        left.fill_between(
-            x, y - error, y + error, color=figures._colour(algorithm), alpha=0.1, lw=0
-        )
+        left.plot(x, y, **look.line(algorithm))
+        left.fill_between(x, y - error, y + error, color=look.colour(algorithm), alpha=0.1, lw=0)
     for axes, title in ((left, "of the sharpness vᵀHv"), (right, "of the squared length ‖v‖²")):
         axes.axhline(1, color="#999999", linewidth=0.8, zorder=1)
         axes.set_xscale("log")
@@ -111,10 +113,10 @@ def lorenz_figure(rows: dict[type, list]) -> Figure:
         low, high = axes.get_ylim()
         axes.set_ylim(max(low, -1.0), min(high, 2.0))
     if unsure:
-        names = [paper.ALGORITHMS.get(a, a) for a in unsure]
-        text = "not above two standard errors,\nnot drawn:\n" + "\n".join(names)
+        names = "\n".join(map(algorithms.label, unsure))
+        text = f"not above two standard errors,\nnot drawn:\n{names}"
         left.text(0.02, 0.98, text, transform=left.transAxes, va="top", fontsize=8)
-    figures._legend(figure, drawn, [])
+    look.legend(figure, drawn, [])
     return figure
 
 
@@ -156,7 +158,7 @@ def block_figure(rows: dict[type, list], crossing: bool = False) -> Figure:
         axes.set_yticks(range(len(layers)), layers if place % across else [])
         axes.tick_params(length=0, labelsize=8)
         axes.grid(visible=False)
-        name = paper.ALGORITHMS.get(algorithm, algorithm)
+        name = algorithms.label(algorithm)
         parts = f"{within:.2g} within, {total - within:.2g} across".replace("-", "−")
         axes.set_title(f"{name}: {parts}", fontsize=9)
     return figure
@@ -243,32 +245,33 @@ def spectrum_figure(rows: dict[type, list]) -> Figure:
     axes.axvline(high, color="#999999", linewidth=0.8)
     axes.text(high, 0.98, "λ max ", transform=axes.get_xaxis_transform(), ha="right", va="top")
     drawn = []
+    look = figures.Look(r.algorithm for r in rows[Parts])
     for r in rows[Parts]:
         if math.isfinite(r.sharpness):
-            axes.axvline(r.sharpness, ymin=0.0, ymax=0.9, **figures._line(r.algorithm))
+            axes.axvline(r.sharpness, ymin=0.0, ymax=0.9, **look.line(r.algorithm))
             drawn.append(r.algorithm)
     axes.set_xlabel("eigenvalue; coloured: sharpness of each algorithm’s direction")
     axes.set_ylabel("density of eigenvalues")
-    figures._legend(figure, drawn, [])
+    look.legend(figure, drawn, [])
     return figure
 
 
 def decrease_figure(rows: dict[type, list]) -> Figure:
     """Best decrease of each direction and of the best step in their span; its eigenvalues."""
-    figure = Figure(figsize=(9.6, 4.0), layout="constrained")
+    mine = in_order(rows[Decrease])
+    look = figures.Look(r.algorithm for r in mine)
+    figure = Figure(figsize=(9.6, max(4.0, 0.5 * len(mine))), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
-    order = [*paper.ALGORITHMS, "span"]
-    mine = sorted(rows[Decrease], key=lambda r: order.index(r.algorithm))
     top = 1.6 * max((r.best_decrease for r in mine), default=1.0)
     for y, r in enumerate(mine):
-        left.barh(y, r.best_decrease, height=0.6, color=figures._colour(r.algorithm), alpha=0.85)
+        left.barh(y, r.best_decrease, height=0.6, color=look.colour(r.algorithm), alpha=0.85)
         for value, marker in ((r.predicted_decrease, "D"), (r.model_decrease, "o")):
             if math.isfinite(value):
                 marker = ">" if value > top else "<" if value < -0.2 * top else marker
                 place = min(max(value, -0.2 * top), top)
-                left.plot(place, y, **figures._hollow(r.algorithm, marker), zorder=4, clip_on=False)
-    names = paper.ALGORITHMS | {"span": "best in the span"}
-    left.set_yticks(range(len(mine)), [names[r.algorithm] for r in mine])
+                left.plot(place, y, **look.hollow(r.algorithm, marker), zorder=4, clip_on=False)
+    names = ["best in the span" if _is_span(r) else algorithms.label(r.algorithm) for r in mine]
+    left.set_yticks(range(len(mine)), names)
     left.invert_yaxis()
     left.set_xlim(-0.2 * top, top)
     left.axvline(0, color="#999999", linewidth=0.8)
@@ -299,10 +302,10 @@ def decrease_figure(rows: dict[type, list]) -> Figure:
 
 def parts_figure(rows: dict[type, list]) -> Figure:
     """vᵀGv and |residual| of each direction, logarithmic."""
-    figure = Figure(figsize=(8.2, 3.8), layout="constrained")
+    mine = in_order(rows[Parts])
+    look = figures.Look(r.algorithm for r in mine)
+    figure = Figure(figsize=(8.2, max(3.8, 0.5 * len(mine))), layout="constrained")
     axes = figure.add_subplot()
-    order = list(paper.ALGORITHMS)
-    mine = sorted(rows[Parts], key=lambda r: order.index(r.algorithm))
     for y, r in enumerate(mine):
         for shift, value, error, marker in (
             (-0.2, r.sharpness, r.sharpness_se, "s"),
@@ -312,7 +315,7 @@ def parts_figure(rows: dict[type, list]) -> Figure:
             if not math.isfinite(value) or value == 0:
                 continue
             error = 0 if math.isnan(error) else min(error, 0.999 * abs(value))
-            colour = figures._colour(r.algorithm)
+            colour = look.colour(r.algorithm)
             face = colour if value > 0 else "white"
             spread = [[error], [error]]
             axes.errorbar(
@@ -320,7 +323,7 @@ def parts_figure(rows: dict[type, list]) -> Figure:
             )
     axes.set_xscale("log")
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_yticks(range(len(mine)), [paper.ALGORITHMS[r.algorithm] for r in mine])
+    axes.set_yticks(range(len(mine)), [algorithms.label(r.algorithm) for r in mine])
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("magnitude; hollow: negative")
@@ -389,7 +392,18 @@ def as_spectrum(rows: list[Ritz]) -> Spectrum:
 
 
 def _by_algorithm(rows: list) -> dict[str, list]:
-    return {a: mine for a in paper.ALGORITHMS if (mine := [r for r in rows if r.algorithm == a])}
+    names = algorithms.in_order(r.algorithm for r in rows)
+    return {a: [r for r in rows if r.algorithm == a] for a in names}
+
+
+def in_order(rows: list) -> list:
+    """A row an algorithm, in the tables' order; the span, which is none, last."""
+    names = algorithms.in_order(r.algorithm for r in rows)
+    return sorted(rows, key=lambda r: (_is_span(r), names.index(r.algorithm)))
+
+
+def _is_span(row: Any) -> bool:
+    return row.algorithm == "span"
 
 
 def _layers(names: list[str]) -> list[str]:
@@ -464,7 +478,7 @@ _FIGURES: tuple[tuple[type, str, str, str, Callable[[dict], Figure]], ...] = (
     (
         Decrease,
         "anatomy_span",
-        "The best step in the span of all seven directions",
+        "The best step in the span of all {seven}directions",
         "Least test loss found along each direction, beside what the quadratic model promises at "
         "its own best step and what the loss does there; a triangle lies outside the axis. Right: "
         "eigenvalues of the Hessian within the span, with their standard error; the span’s step "

@@ -100,7 +100,7 @@ class SpanPair(records.Cell):
 
 @dataclasses.dataclass(frozen=True)
 class SpanValue(Place):
-    """An eigenvalue of the Hessian within the span of the seven directions."""
+    """An eigenvalue of the Hessian within the span of the directions."""
 
     FILE: ClassVar = "anatomy_span_values.csv"
     KEY: ClassVar = (*PLACE, "index")
@@ -118,7 +118,7 @@ class Decrease(records.Cell):
     FILE: ClassVar = "anatomy_decrease.csv"
     KEY: ClassVar = (*PLACE, "algorithm")
 
-    # `algorithm` is one of the seven, or "span" for the best step in their span.
+    # `algorithm` is one that is measured, or "span" for the best step in their span.
     coefficient: float  # Of its unit direction in the span's step; nan for the span itself.
     model_step: float  # The quadratic model's best distance; nan if it has none.
     predicted_decrease: float  # What the model promises there.

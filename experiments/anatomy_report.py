@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments import anatomy_figures, figures, paper, records
+from experiments import algorithms, anatomy_figures, figures, paper, records
 from experiments.anatomy_records import (
     TABLES,
     Block,
@@ -57,10 +57,8 @@ def context(rows: dict[type, list]) -> Table | None:
     if rows[Ritz]:
         largest, residual = anatomy_figures.as_spectrum(rows[Ritz]).largest
     lines = []
-    for algorithm, label in paper.ALGORITHMS.items():
+    for algorithm in algorithms.in_order(r.algorithm for r in rows[Parts]):
         part = _one(rows[Parts], algorithm=algorithm)
-        if part is None:
-            continue
         top = _one(rows[Lorenz], algorithm=algorithm, fraction=0.05)
         blocks = [r for r in rows[Block] if r.algorithm == algorithm]
         own = [r for r in blocks if (r.layer, r.kind) == (r.other_layer, r.other_kind)]
@@ -73,7 +71,7 @@ def context(rows: dict[type, list]) -> Table | None:
             _percent(top.share if top else math.nan),
             _percent(within),
         )
-        lines.append((label, *values))
+        lines.append((algorithms.label(algorithm), *values))
     header = (
         *("", "sharpness", "± standard error", "of λ max", "Gauss–Newton"),
         *("in the top 5 % of the gradient", "within blocks"),
@@ -125,14 +123,14 @@ def conjecture(rows: dict[type, list]) -> Table | None:
 
 def span(rows: dict[type, list]) -> Table | None:
     """Decreases of the test loss, real and promised."""
-    lines = []
-    for algorithm, label in (paper.ALGORITHMS | {"span": "best step in the span"}).items():
-        r = _one(rows[Decrease], algorithm=algorithm)
-        if r is not None:
-            values = (r.best_decrease, r.best_step, r.predicted_decrease, r.model_decrease)
-            lines.append((label, *map(number, values)))
-    if not lines:
+    if not rows[Decrease]:
         return None
+    lines = []
+    for r in anatomy_figures.in_order(rows[Decrease]):
+        whole = r.algorithm == "span"
+        label = "best step in the span" if whole else algorithms.label(r.algorithm)
+        values = (r.best_decrease, r.best_step, r.predicted_decrease, r.model_decrease)
+        lines.append((label, *map(number, values)))
     header = ("", "best decrease", "its distance", "model’s promise", "loss at the model’s step")
     caption = (
         "Decreases of the test loss in nats. The span’s step is chosen with the test loss’s own "

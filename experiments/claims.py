@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from experiments import paper, records
+from experiments import algorithms, paper, records
 
 _PAIRS = {
     "sgd": "SGD",
@@ -135,6 +135,11 @@ def evaluate(source: Path | str | Iterable[Any]) -> list[Claim]:
     rows = list(source)
     cells = _cells(rows)
     return [_evaluate(claim, cells[claim.quantity]) for claim in CLAIMS]
+
+
+def compared(claim: Claim) -> set[str]:
+    """The algorithms that a claim is about."""
+    return next({*made.low, *made.high} for made in CLAIMS if made.name == claim.name)
 
 
 def orderings(claims: Iterable[Claim]) -> tuple[int, int]:
@@ -312,7 +317,7 @@ def _paper_order(item: tuple[tuple, Any]) -> tuple:
 def _note(quantity: str, summaries: dict[str, Summary]) -> str:
     notes = []
     for algorithm, summary in summaries.items():
-        label = paper.ALGORITHMS[algorithm]
+        label = algorithms.label(algorithm)
         if quantity == "final_loss" and summary.mean == math.inf:
             notes.append(f"{label} diverged")
         elif not math.isfinite(summary.mean):

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any, Literal, get_args
 
+from experiments import algorithms, paper
 from sharpjax._checks import check_in_range
 
 TASKS = ("translation", "mlm")
@@ -102,8 +103,19 @@ class Config:
     # Whether blocks are computed again on the way back instead of being kept, in training and in
     # measurements by method="reverse".
     remat: bool = False
+    # What is compared: the paper's by their names, or any optimizer of sharpjax, optax or
+    # optax.contrib that a learning rate is enough to make; NAME_clip clips its gradient,
+    # NAME_clip_update its update. Commas may separate them. Along a trajectory, SGD (the ratios are
+    # to it) and the trajectory's own optimizer are always measured too.
+    algorithms: tuple[str, ...] = tuple(paper.ALGORITHMS)
 
     def __post_init__(self):
+        names = dict.fromkeys(n for word in self.algorithms for n in word.split(",") if n)
+        object.__setattr__(self, "algorithms", tuple(names))
+        if not names:
+            raise ValueError("algorithms must name at least one")
+        for name in names:
+            algorithms.check(name)
         counts = "examples batch_size micro_batch_size epochs measured_batches test_examples"
         counts += " warmup_batch_size tune_steps checkpoint_every replicates"
         for name in counts.split():
@@ -170,6 +182,11 @@ class Config:
     def seeds(self) -> range:
         """The seeds of the sharpness experiment."""
         return range(self.seed, self.seed + self.replicates)
+
+    def measured(self, trajectory: str) -> tuple[str, ...]:
+        """The algorithms that are measured along a trajectory."""
+        always = (name for name in ("sgd", trajectory) if name not in self.algorithms)
+        return (*dict.fromkeys(always), *self.algorithms)
 
 
 _TINY = TaskConfig(
@@ -296,8 +313,7 @@ PRESETS = {
 
 def as_json(config: Config) -> dict[str, Any]:
     """The configuration as JSON holds it (tuples are lists)."""
-    plain = dataclasses.asdict(config)
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
+    return _plain(dataclasses.asdict(config))
 
 
 def completed(recorded: dict[str, Any]) -> dict[str, Any]:
@@ -307,7 +323,11 @@ def completed(recorded: dict[str, Any]) -> dict[str, Any]:
         for f in dataclasses.fields(Config)
         if f.default is not dataclasses.MISSING
     }
-    return later | recorded
+    return _plain(later) | recorded
+
+
+def _plain(fields: dict[str, Any]) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
 
 
 def differences(recorded: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> list[str]:

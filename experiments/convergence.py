@@ -1,32 +1,22 @@
-"""Experiment 2: the seven algorithms from one initial point (Figure 4), at given or tuned rates."""
+"""Experiment 2: many algorithms from one initial point (Figure 4), at given or tuned rates."""
 
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optax
 
-import sharpjax
-from experiments import paper, processes, records, trajectory
+from experiments import algorithms, paper, processes, records, trajectory
+from experiments.algorithms import RELATIVE, AlgorithmError
 from experiments.config import Config
 from experiments.layout import Layout
 from experiments.sharpness import dropout_key, epochs
 from experiments.tasks import Task
 from experiments.watch import Watch
 
-RELATIVE = "relative"  # Adafactor's own step: no rate to choose.
 GRID = 10**0.5  # Ratio of neighbouring rates of the search.
 MAX_TRIALS = 12  # Of one algorithm's search.
-
-
-def optimizer(algorithm: str, rate: str, clip_fraction: float) -> optax.GradientTransformation:
-    """One of the paper's seven by name, at a rate as the records write it."""
-    name, clipped, _ = algorithm.partition("_clip")
-    factory = getattr(sharpjax, name)
-    return factory(
-        None if rate == RELATIVE else float(rate), clip=clip_fraction if clipped else 0.0
-    )
+BASE = "0.001"  # Where the search starts for an algorithm of which no rate is known.
 
 
 def run(
@@ -36,11 +26,33 @@ def run(
 
     A run whose loss is no longer finite is recorded as diverged and ends; the others go on.
     """
-    rates = (
-        tune(directory, config, task, start, watch, layout) if config.tune else table_2(task.name)
-    )
-    for algorithm, rate in rates.items():
+    fixed = None if config.tune else rates(config, task.name)
+    for algorithm, rate in (fixed or tune(directory, config, task, start, watch, layout)).items():
         _converge(directory, config, task, start, algorithm, rate, watch, layout)
+
+
+def rates(config: Config, task: str) -> dict[str, str]:
+    """Each algorithm's rate: Table 2's, or the algorithm's own.
+
+    With `config.tune` these are where its search starts; one without either then starts at the rate
+    that Table 2 has for the unclipped algorithm, or else at BASE.
+
+    Raises:
+      AlgorithmError: neither is there, and no search is asked for.
+    """
+    table = table_2(task)
+    known = {}
+    for name in config.algorithms:
+        known[name] = table.get(name) or algorithms.own_rate(name)
+        if not known[name] and config.tune:
+            known[name] = table.get(algorithms.family(name), BASE)
+    unknown = [name for name, rate in known.items() if not rate]
+    if unknown:
+        raise AlgorithmError(
+            f"algorithms: the paper's Table 2 has no learning rate for {', '.join(unknown)}: "
+            "--tune searches one"
+        )
+    return known
 
 
 def table_2(task: str) -> dict[str, str]:
@@ -54,12 +66,12 @@ def tune(
 ) -> dict[str, str]:
     """Each algorithm's rate of least training loss over a short horizon, on a log grid.
 
-    From the paper's rate outwards in half decades, in the direction that improves, until it no
+    From that of `rates` outwards in half decades, in the direction that improves, until it no
     longer does. The search of an algorithm is recorded when it is complete.
     """
     chosen = {}
     recorded = processes.from_first(lambda: records.read(directory, records.Tuning))
-    for algorithm, rate in table_2(task.name).items():
+    for algorithm, rate in rates(config, task.name).items():
         rows = [
             row
             for row in recorded
@@ -91,7 +103,7 @@ def _search(config, task, start, algorithm, base, watch, layout) -> list[records
                 f"{task.name}, tuning {algorithm} at {rate}",
                 directory=None,
                 params=start,
-                transformation=optimizer(algorithm, rate, config.clip_fraction),
+                transformation=algorithms.build(algorithm, config.clip_fraction, rate),
                 loss_fn=task.training_loss_fn,
                 batches=lambda done: epochs(task, done),
                 steps=config.tune_steps,
@@ -167,7 +179,7 @@ def _converge(directory, config, task, start, algorithm, rate, watch, layout) ->
         f"{task.name}, {algorithm} at {rate}",
         directory=directory / "checkpoints" / f"convergence-{task.name}-{algorithm}-{task.seed}",
         params=start,
-        transformation=optimizer(algorithm, rate, config.clip_fraction),
+        transformation=algorithms.build(algorithm, config.clip_fraction, rate),
         loss_fn=task.training_loss_fn,
         batches=lambda done: epochs(task, done),
         steps=steps,

@@ -1,12 +1,13 @@
 """The paper's figures, drawn from records alone.
 
-One colour an algorithm family throughout (Okabe and Ito's, distinct to colour-blind readers),
-clipped ones dashed. Every figure is written as PNG and SVG into DIR/figures, byte for byte the
-same from the same records.
+One colour an algorithm family throughout (Okabe and Ito's, distinct to colour-blind readers, before
+others), clipped ones dashed, those whose update is clipped dotted. Every figure is written as PNG
+and SVG into DIR/figures, byte for byte the same from the same records.
 """
 
 import dataclasses
 import io
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -20,23 +21,21 @@ from matplotlib.ticker import NullLocator
 from PIL import Image
 from scipy.interpolate import PchipInterpolator
 
-from experiments import claims, paper, records
+from experiments import algorithms, claims, paper, records
 
-COLOURS = {
+COLOURS = {  # In the order of legends.
     "sgd": "#d55e00",
     "normalized_sgd": "#0072b2",
-    "adam": "#009e73",
     "adafactor": "#b0549a",
+    "adam": "#009e73",
 }
-_FAMILIES = (  # The order of legends: an algorithm and its clipped form together.
-    "sgd",
-    "sgd_clip",
-    "normalized_sgd",
-    "normalized_sgd_clip",
-    "adafactor",
-    "adafactor_clip",
-    "adam",
-)
+_MORE_COLOURS = ("#e69f00", "#56b4e9", "#7a4f2a", "#000000", "#9a8f00", "#8a7bd8", "#d6779f")
+_DASHES = {  # What is clipped: the gradient, the update.
+    (False, False): "-",
+    (True, False): (0, (4, 1.8)),
+    (False, True): (0, (1.2, 1.2)),
+    (True, True): (0, (4, 1.4, 1.2, 1.4)),
+}
 _STYLE = {
     "font.size": 10,
     "axes.axisbelow": True,
@@ -123,7 +122,8 @@ def draw_all(directory: Path | str) -> list[Drawn]:
         rows = [r for r in convergence if r.task == task]
         save(
             f"convergence_{task}",
-            f"Training loss of the seven algorithms: {paper.TASKS[task]} (Figure 4)",
+            f"Training loss of the {paper.seven(r.algorithm for r in rows)}algorithms: "
+            f"{paper.TASKS[task]} (Figure 4)",
             "Mean training loss of each epoch, mean over seeds. A cross: the run diverged there, "
             "on the upper edge if its loss had left the picture.",
             lambda rows=rows: convergence_figure(rows),
@@ -158,19 +158,21 @@ def ratio_figure(rows: list[records.Sharpness]) -> Figure:
     down = math.ceil(len(columns) / across)
     figure = Figure(figsize=(1 + 4.3 * across, 0.9 + 3.3 * down), layout="constrained")
     summaries = claims.group(rows, ("task", "trajectory", "epoch", "algorithm"), "ratio")
+    names = algorithms.in_order(r.algorithm for r in rows)
+    look = Look(names)
     for place, column in enumerate(columns, start=1):
         axes = figure.add_subplot(down, across, place)
         epochs = sorted({key[2] for key in summaries if key[:2] == column})
         axes.set_yscale("log")
-        for index, algorithm in enumerate(paper.ALGORITHMS):
-            shift = (index - 3) * 0.07
-            style = _line(algorithm)
+        for index, algorithm in enumerate(names):
+            shift = (index - (len(names) - 1) / 2) * 0.07 * min(1, 7 / len(names))
+            style = look.line(algorithm)
             x, y, low, high, below = [], [], [], [], []
             for at, epoch in enumerate(epochs):
                 summary = summaries.get((*column, epoch, algorithm))
                 printed = paper.SHARPNESS_RATIO.get((*column, epoch), {}).get(algorithm)
                 if printed is not None:
-                    axes.plot(at + shift + 0.03, printed, **_hollow(algorithm, "o"), zorder=4)
+                    axes.plot(at + shift + 0.03, printed, **look.hollow(algorithm, "o"), zorder=4)
                 if summary is None:
                     continue
                 if summary.mean <= 0:
@@ -184,11 +186,12 @@ def ratio_figure(rows: list[records.Sharpness]) -> Figure:
             if x:
                 axes.errorbar(x, y, (low, high), marker="o", ms=4, elinewidth=1, **style)
             edge = axes.get_xaxis_transform()
-            axes.plot(below, [0.02] * len(below), **_hollow(algorithm, "v"), transform=edge)
+            axes.plot(below, [0.02] * len(below), **look.hollow(algorithm, "v"), transform=edge)
         axes.set_xticks(range(len(epochs)), [str(e) for e in epochs])
         axes.set_xlim(-0.4, len(epochs) - 0.6)
         bottom = [s.mean for key, s in summaries.items() if key[:2] == column and s.mean > 0]
-        bottom += [v for e in epochs for v in paper.SHARPNESS_RATIO.get((*column, e), {}).values()]
+        printed = [paper.SHARPNESS_RATIO.get((*column, epoch), {}) for epoch in epochs]
+        bottom += [cell[a] for cell in printed for a in names if a in cell]
         axes.set_ylim(min(bottom, default=1e-6) / 4, None)
         axes.grid(axis="x", visible=False)
         axes.yaxis.set_minor_locator(NullLocator())
@@ -198,7 +201,7 @@ def ratio_figure(rows: list[records.Sharpness]) -> Figure:
         if (place - 1) % across == 0:
             axes.set_ylabel("sharpness / |SGD’s|")
     extra = [_key("o", "the paper’s value", hollow=True)]
-    _legend(figure, paper.ALGORITHMS, extra)
+    look.legend(figure, names, extra)
     return figure
 
 
@@ -209,11 +212,16 @@ def landscape_figure(rows: list[records.Landscape], points: dict[str, records.Sh
     for row in rows:
         if math.isfinite(row.loss):
             curves.setdefault(row.algorithm, []).append((row.step, row.loss))
-    curves = {a: sorted(curves[a]) for a in paper.ALGORITHMS if a in curves}
+    curves = {a: sorted(curves[a]) for a in algorithms.in_order(curves)}
+    look = Look(curves)
     start = next((loss for curve in curves.values() for step, loss in curve if step == 0), math.nan)
     plain = {a: c for a, c in curves.items() if not a.startswith("adafactor")}
     for place, (shown, title) in enumerate(
-        ((plain, "without Adafactor"), (curves, "all seven, logarithmic step")), start=1
+        (
+            (plain, "without Adafactor" if len(plain) < len(curves) else "linear step"),
+            (curves, f"all {paper.seven(curves)}".strip() + ", logarithmic step"),
+        ),
+        start=1,
     ):
         axes = figure.add_subplot(1, 2, place)
         logarithmic = place == 2
@@ -236,14 +244,14 @@ def landscape_figure(rows: list[records.Landscape], points: dict[str, records.Sh
             if len(curve) > 1:
                 seen = steps[steps <= curve[-1][0]]
                 loss = PchipInterpolator(*zip(*curve, strict=True))(seen)
-                axes.plot(seen, loss, **_line(algorithm))
+                axes.plot(seen, loss, **look.line(algorithm))
             step, loss = min(curve, key=lambda at: at[1])
             if step > 0 or not logarithmic:
-                axes.plot(step, loss, "o", ms=5, color=_colour(algorithm), zorder=4)
+                axes.plot(step, loss, "o", ms=5, color=look.colour(algorithm), zorder=4)
         for algorithm, (step, loss) in minima.items():
             marker = "D" if loss > bottom else "v"
             at = max(loss, bottom + 0.02 * (top - bottom))
-            axes.plot(step, at, **_hollow(algorithm, marker), zorder=5)
+            axes.plot(step, at, **look.hollow(algorithm, marker), zorder=5)
         axes.set_ylim(bottom, top)
         if logarithmic:
             axes.set_xscale("log")
@@ -256,7 +264,7 @@ def landscape_figure(rows: list[records.Landscape], points: dict[str, records.Sh
         _key("o", "lowest loss found"),
         _key("D", "quadratic model’s minimum", hollow=True),
     ]
-    _legend(figure, curves, extra)
+    look.legend(figure, curves, extra)
     return figure
 
 
@@ -290,16 +298,16 @@ def histogram_figure(rows: list[records.Histogram]) -> Figure:
     _powers(axes, "magnitude", "coordinates")
     axes.set_title("SGD’s momentum (bars) and the gradient (line)")
     axes = figure.add_subplot(1, 2, 2)
-    moved = {r.algorithm for r in rows if r.quantity == "update"}
-    updates = [a for a in paper.ALGORITHMS if a in moved]
+    updates = algorithms.in_order(r.algorithm for r in rows if r.quantity == "update")
+    look = Look(updates)
     for algorithm in updates:
         mine = [r for r in rows if r.quantity == "update" and r.algorithm == algorithm]
         x, y = _outline(mine)
         scale = _log_rms(mine)
-        axes.plot([value - scale for value in x], y, **_line(algorithm) | {"linewidth": 1.2})
+        axes.plot([value - scale for value in x], y, **look.line(algorithm) | {"linewidth": 1.2})
     _powers(axes, "|update| / its root mean square", "")
     axes.set_title("every algorithm’s update")
-    _legend(figure, updates or ["sgd"], [])
+    look.legend(figure, updates or ["sgd"], [])
     return figure
 
 
@@ -314,8 +322,9 @@ def convergence_figure(rows: list[records.Convergence]) -> Figure:
             for (a, epoch), s in by_epoch.items()
             if a == algorithm and math.isfinite(s.mean)
         )
-        for algorithm in paper.ALGORITHMS
+        for algorithm in algorithms.in_order(r.algorithm for r in rows)
     }
+    look = Look(curves)
     # A run that explodes before it diverges would flatten all the others: it leaves at the top.
     top = 1.05 * max((curve[0][1] for curve in curves.values() if curve), default=1.0)
     ends = []
@@ -323,53 +332,76 @@ def convergence_figure(rows: list[records.Convergence]) -> Figure:
         lost = [r.epoch for r in rows if r.algorithm == algorithm and r.diverged]
         if curve:
             # A hollow dot is seen on the line of an unclipped form that runs the same way.
-            face = {"mfc": "white"} if algorithm.endswith("_clip") else {}
-            axes.plot(*zip(*curve, strict=True), marker="o", ms=3.5, **face, **_line(algorithm))
+            face = {"mfc": "white"} if algorithm != algorithms.family(algorithm) else {}
+            style = face | look.line(algorithm)
+            axes.plot(*zip(*curve, strict=True), marker="o", ms=3.5, **style)
         if lost:
             epoch, loss = curve[-1] if curve else (min(lost), math.inf)
-            axes.plot(epoch, min(loss, 0.99 * top), "x", ms=9, mew=2, color=_colour(algorithm))
+            axes.plot(epoch, min(loss, 0.99 * top), "x", ms=9, mew=2, color=look.colour(algorithm))
         if curve or lost:
             ends.append((curve[-1][1] if curve else math.inf, algorithm))
     if any(loss > top for curve in curves.values() for _, loss in curve):
-        axes.set_ylim(top=top)
+        axes.set_ylim(max(0.0, axes.get_ylim()[0]), top)
     axes.set_xlabel("epoch")
     axes.set_ylabel("training loss")
     axes.xaxis.get_major_locator().set_params(integer=True)
     order = [algorithm for _, algorithm in sorted(ends, reverse=True)]
-    _legend(figure, order, [], beside=True)
+    look.legend(figure, order, [], beside=True)
     return figure
+
+
+class Look:
+    """Colours, lines and the legend of the algorithms that a figure shows.
+
+    The paper's have their own colours, the others those that follow, in alphabetical order.
+    """
+
+    def __init__(self, names: Iterable[str]):
+        others = sorted({algorithms.family(n) for n in names} - {*COLOURS, "span"})
+        self._colours = COLOURS | dict(zip(others, itertools.cycle(_MORE_COLOURS), strict=False))
+
+    def colour(self, name: str) -> str:
+        return self._colours.get(algorithms.family(name), "#444444")
+
+    def line(self, name: str) -> dict:
+        return {"color": self.colour(name), "linestyle": _DASHES[algorithms.clipped(name)]}
+
+    def hollow(self, name: str, marker: str) -> dict:
+        edge = {"mec": self.colour(name), "mew": 1.3}
+        return {"marker": marker, "ms": 6, "mfc": "white", "ls": "", **edge}
+
+    def legend(
+        self, figure: Figure, names: Iterable[str], extra: list, beside: bool = False
+    ) -> None:
+        """Below the figure an algorithm and its clipped forms together; beside it as given."""
+        if not beside:
+            families = list(self._colours)
+            names = sorted(names, key=lambda n: (families.index(algorithms.family(n)), n))
+        handles = [Line2D([], [], label=algorithms.label(n), **self.line(n)) for n in names]
+        handles += extra
+        place = {"loc": "outside right center"} if beside else {"loc": "outside lower center"}
+        columns = 1 if beside else math.ceil(len(handles) / 2)
+        if not beside and not {*names} <= paper.ALGORITHMS.keys():
+            columns = _fitting([len(h.get_label()) for h in handles], figure.get_figwidth())
+        figure.legend(handles=handles, ncols=columns, handlelength=2.6, **place)
+
+
+def _fitting(lengths: list[int], width: float) -> int:
+    """How many columns of a legend, at least two rows each, fit into a figure's inches."""
+    for columns in range(math.ceil(len(lengths) / 2), 1, -1):
+        longest = [max(part) for part in np.array_split(lengths, columns) if len(part)]
+        if sum(0.6 + 0.068 * length for length in longest) <= width:
+            return columns
+    return 1
 
 
 def _at(row: records.Cell) -> tuple:
     return row.task, row.trajectory, row.seed, row.epoch, row.batch
 
 
-def _colour(algorithm: str) -> str:
-    return COLOURS.get(algorithm.removesuffix("_clip"), "#444444")
-
-
-def _line(algorithm: str) -> dict:
-    dashed = algorithm.endswith("_clip")
-    return {"color": _colour(algorithm), "linestyle": (0, (4, 1.8)) if dashed else "-"}
-
-
-def _hollow(algorithm: str, marker: str) -> dict:
-    colour = _colour(algorithm)
-    return {"marker": marker, "ms": 6, "mfc": "white", "mec": colour, "mew": 1.3, "ls": ""}
-
-
 def _key(marker: str, label: str, hollow: bool = False) -> Line2D:
     face = "white" if hollow else "#555555"
     return Line2D([], [], ls="", marker=marker, mec="#555555", mfc=face, label=label)
-
-
-def _legend(figure: Figure, algorithms: Iterable[str], extra: list, beside: bool = False) -> None:
-    algorithms = algorithms if beside else [a for a in _FAMILIES if a in algorithms]
-    handles = [Line2D([], [], label=paper.ALGORITHMS[a], **_line(a)) for a in algorithms]
-    handles += extra
-    place = {"loc": "outside right center"} if beside else {"loc": "outside lower center"}
-    columns = 1 if beside else math.ceil(len(handles) / 2)
-    figure.legend(handles=handles, ncols=columns, handlelength=2.6, **place)
 
 
 def _steps(curves: dict, newton: list[float], logarithmic: bool) -> np.ndarray:

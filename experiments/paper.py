@@ -104,6 +104,11 @@ SHARPNESS_RATIO = {
 }
 
 
+def seven(algorithms: Iterable[str]) -> str:
+    """A sentence's word "seven ", if these are the paper's algorithms; else nothing."""
+    return "seven " if {*algorithms} == ALGORITHMS.keys() else ""
+
+
 def columns(rows: Iterable) -> list[tuple[str, str]]:
     """The (task, trajectory) columns that occur in rows, in the order of Tables 3 to 6."""
     present = {(row.task, row.trajectory) for row in rows}

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 import sharpjax
-from experiments import tasks, trajectory
+from experiments import algorithms, tasks, trajectory
 from experiments.config import Config, TaskConfig
 from experiments.layout import Layout, make_layout, mesh_sizes
 from sharpjax import models
@@ -143,7 +143,7 @@ def show(
     for words, value in (
         ("parameters of the whole model", f"{found.parameters:,}"),
         ("parameters, float32", size(found.parameter_bytes)),
-        ("states of the seven algorithms", size(found.state_bytes)),
+        ("states of all algorithms", size(found.state_bytes)),
         ("their updates", size(found.update_bytes)),
         ("temporaries of a gradient", size(found.gradient_temporaries)),
         ("temporaries of the updates", size(found.update_temporaries)),
@@ -208,20 +208,22 @@ def plan(config: Config, name: str, model: str, layout: Layout) -> Plan:
     params = _abstract(
         jax.eval_shape(lambda: models.init_params(module, jax.random.key(0))), layout
     )
-    algorithms = sharpjax.pseudo_updates(sharpjax.paper_algorithms(config.clip_fraction))
-    state = _abstract(jax.eval_shape(algorithms.init, params), layout)
-    updates = _abstract(jax.eval_shape(algorithms.update, params, state, params)[0], layout)
     training_loss, loss = tasks.make_losses(module, config)
+    measured = config.measured("sgd")
+    pseudo = algorithms.pseudo_updates(measured, config.clip_fraction)
+    state = _abstract(jax.eval_shape(pseudo.init, params), layout)
+    updates = dict.fromkeys(measured, params)
 
     batch = functools.partial(_abstract_batch, name, about, layout, size)
     measure = lambda p, u, b: sharpjax.measure_directions(  # noqa: E731
         loss, p, u, b, method=config.method, chunk=config.chunk
     )
-    update = lambda g, s, p: layout.constrain(algorithms.update(g, s, p))  # noqa: E731
-    gradient = trajectory.gradient.lower(training_loss, params, batch(micro_batches), None, layout)
-    compiled = gradient.compile()
-    updated = jax.jit(update, donate_argnums=1).lower(params, state, params).compile()
-    measured = jax.jit(measure).lower(params, updates, batch(1)).compile()
+    whole = batch(micro_batches)
+    value = jax.ShapeDtypeStruct((), jnp.float32, sharding=layout.whole)
+    gradient = trajectory.gradient.lower(training_loss, params, whole, None, layout).compile()
+    update = trajectory.make_update(pseudo, training_loss, layout)
+    update = update.lower(params, state, params, value, whole, None).compile()
+    measurement = jax.jit(measure).lower(params, updates, batch(1)).compile()
 
     # XLA counts a loop's insides once: one micro-batch, and one group of directions.
     shared, each = PRODUCTS[config.method]
@@ -236,13 +238,13 @@ def plan(config: Config, name: str, model: str, layout: Layout) -> Plan:
         parameter_bytes=_held(params),
         state_bytes=_held(state),
         update_bytes=_held(updates),
-        gradient_temporaries=compiled.memory_analysis().temp_size_in_bytes,
-        update_temporaries=updated.memory_analysis().temp_size_in_bytes,
-        measurement_temporaries=measured.memory_analysis().temp_size_in_bytes,
-        step_flops=micro_batches * _flops(compiled) * layout.mesh.size,
-        measurement_flops=times * _flops(measured) * layout.mesh.size,
-        step_traffic=micro_batches * traffic(compiled.as_text()),
-        measurement_traffic=round(times * traffic(measured.as_text())),
+        gradient_temporaries=gradient.memory_analysis().temp_size_in_bytes,
+        update_temporaries=update.memory_analysis().temp_size_in_bytes,
+        measurement_temporaries=measurement.memory_analysis().temp_size_in_bytes,
+        step_flops=micro_batches * _flops(gradient) * layout.mesh.size,
+        measurement_flops=times * _flops(measurement) * layout.mesh.size,
+        step_traffic=micro_batches * traffic(gradient.as_text()),
+        measurement_traffic=round(times * traffic(measurement.as_text())),
     )
 
 

@@ -25,7 +25,7 @@ class Cell:
     seed: int  # Of initialisation, data order, masks, test subset and sampled batches.
     epoch: int  # From 1.
     batch: int  # Within the epoch, from 1.
-    algorithm: str  # A key of `sharpjax.paper_algorithms()`.
+    algorithm: str  # A name of the configuration's `algorithms`, "sgd" or the trajectory's.
 
 
 @dataclasses.dataclass(frozen=True)

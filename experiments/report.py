@@ -43,8 +43,8 @@ def print_tables(directory: Path | str, console: Console | None = None) -> None:
     found = claims.evaluate(run.rows)
     for column in run.columns():
         _print(tables.short_ratio_table(run, column), console)
-    _print(tables.claim_table(found), console)
-    console.print(tables.verdict(found))
+    _print(tables.claim_table(found, run), console)
+    console.print(tables.verdict(found, run))
 
 
 # --- The page -------------------------------------------------------------------------------------
@@ -67,14 +67,14 @@ def _sections(run: Run, found: list[claims.Claim], drawn: list[figures.Drawn]) -
         return (_figure(d) for d in drawn if d.name.startswith(prefix))
 
     yield (
-        "<p>How steep, how sharp and how far down the loss goes along the directions of seven "
-        "optimizers at the same points, after “Toward Understanding Why Adam Converges Faster "
-        "Than SGD for Transformers” (OPT 2022).</p>"
+        "<p>How steep, how sharp and how far down the loss goes along the directions of "
+        f"{paper.seven(run.measured)}optimizers at the same points, after “Toward Understanding "
+        "Why Adam Converges Faster Than SGD for Transformers” (OPT 2022).</p>"
     )
-    yield f'<p class="verdict">{html.escape(tables.verdict(found))}</p>'
+    yield f'<p class="verdict">{html.escape(tables.verdict(found, run))}</p>'
     yield _facts(run)
     yield "<h2>The paper’s claims</h2>"
-    yield _table(tables.claim_table(found), words=True)
+    yield _table(tables.claim_table(found, run), words=True)
     remarks = tables.remark_table(found)
     yield _table(remarks, words=True) if remarks.rows or remarks.caption else ""
     if run.columns():
@@ -221,12 +221,12 @@ def _progress(run: Run) -> str:
                 end = total if total and row.diverged else row.epoch
                 ends[row.algorithm] = max(end, ends.get(row.algorithm, 0))
         count = sum(not total or end >= total for end in ends.values())
-        (done if count == len(paper.ALGORITHMS) else missing).append(
-            f"{paper.TASKS[task]}, {count} of {len(paper.ALGORITHMS)} convergence runs"
+        (done if count == len(run.algorithms) else missing).append(
+            f"{paper.TASKS[task]}, {count} of {len(run.algorithms)} convergence runs"
         )
     if missing:
         return f"incomplete: {'; '.join(missing)}" + f". Complete: {'; '.join(done)}" * bool(done)
-    runs = len(run.convergence_tasks()) * len(paper.ALGORITHMS)
+    runs = len(run.convergence_tasks()) * len(run.algorithms)
     batches = sum(map(len, points.values()))
     return f"complete: {batches} measured batches and {runs} convergence runs"
 

@@ -1,4 +1,4 @@
-"""Experiment 1: directional sharpness of seven algorithms along one trajectory (Appendix A.3)."""
+"""Experiment 1: directional sharpness of many algorithms along one trajectory (Appendix A.3)."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import sharpjax
-from experiments import processes, records, scales, trajectory
+from experiments import algorithms, processes, records, scales, trajectory
 from experiments.config import Config
 from experiments.layout import Layout
 from experiments.tasks import Task, rng
@@ -29,12 +29,11 @@ def run(
 ) -> None:
     """Trains along trajectory `name` from `start` and records what every algorithm would do.
 
-    At each measured batch: slope, sharpness and its error for all seven directions, at the point
-    before the update. At one of them in each measured epoch: the landscape along all seven, the
+    At each measured batch: slope, sharpness and its error for all directions, at the point before
+    the update. At one of them in each measured epoch: the landscape along all of them, the
     histograms and the scales (these also at the start). At the first of those: sharpness in float64
     beside float32.
     """
-    algorithms = sharpjax.paper_algorithms(config.clip_fraction)
     rate = {"sgd": config.sgd_learning_rate, "adam": config.adam_learning_rate}[name]
     measured = {
         (epoch, batch): False
@@ -91,7 +90,7 @@ def run(
         f"{task.name}, {name} trajectory, seed {task.seed}",
         directory=directory / "checkpoints" / f"sharpness-{task.name}-{name}-{task.seed}",
         params=start,
-        transformation=sharpjax.pseudo_updates(algorithms),
+        transformation=algorithms.pseudo_updates(config.measured(name), config.clip_fraction),
         # The trajectory's own update is one of the pseudo-updates, at its rate.
         select=lambda updates: jax.tree.map(lambda u: rate * u, updates[name]),
         loss_fn=task.training_loss_fn,

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from experiments import anatomy_records, claims, paper, records
+from experiments import algorithms, anatomy_records, claims, paper, records
 
 SHORT = {  # The seven orderings, where a column or a list of them has no room.
     "sgd_sharpest": "SGD sharpest",
@@ -41,6 +41,10 @@ class Run:
             raise ValueError(f"{directory}: no records to report; has a run been made here?")
         self.config = _load(directory / "config.json")
         self.provenance = _load(directory / "provenance.json")
+        # What the configuration compares, and with what a trajectory measures besides.
+        self.algorithms = algorithms.in_order(self.config.get("algorithms", paper.ALGORITHMS))
+        measured = (row.algorithm for row in self.tables[records.Sharpness])
+        self.measured = algorithms.in_order([*self.algorithms, *measured])
 
     def columns(self) -> list[tuple[str, str]]:
         return paper.columns(self.tables[records.Sharpness])
@@ -99,8 +103,8 @@ def ratio_table(run: Run, column: tuple[str, str]) -> Table:
     epochs, ours = run.epochs(column), run.by_cell("ratio")
     errors, where = _float64_errors(run, column)
     rows = []
-    for algorithm, label in paper.ALGORITHMS.items():
-        row = [label]
+    for algorithm in run.measured:
+        row = [algorithms.label(algorithm)]
         for epoch in epochs:
             summary = ours.get((*column, epoch, algorithm))
             printed = paper.SHARPNESS_RATIO.get((*column, epoch), {}).get(algorithm, math.nan)
@@ -123,8 +127,8 @@ def ratio_table(run: Run, column: tuple[str, str]) -> Table:
 def short_ratio_table(run: Run, column: tuple[str, str]) -> Table:
     epochs, ours = run.epochs(column), run.by_cell("ratio")
     rows = []
-    for algorithm, label in paper.ALGORITHMS.items():
-        row = [label]
+    for algorithm in run.measured:
+        row = [algorithms.label(algorithm)]
         for epoch in epochs:
             summary = ours.get((*column, epoch, algorithm))
             printed = paper.SHARPNESS_RATIO.get((*column, epoch), {}).get(algorithm)
@@ -161,11 +165,11 @@ def sharpness_table(run: Run) -> Table:
     ours = claims.group(rows_of, ("task", "trajectory", "algorithm"), "sharpness")
     rows = [
         (
-            label,
+            algorithms.label(a),
             *(plus_minus(ours[*c, a]) if (*c, a) in ours else "–" for c in columns),
-            number(paper.MEAN_SHARPNESS[a]),
+            number(paper.MEAN_SHARPNESS[a]) if a in paper.MEAN_SHARPNESS else "–",
         )
-        for a, label in paper.ALGORITHMS.items()
+        for a in run.measured
     ]
     header = ("", *map(paper.column_name, columns), "paper, translation, one epoch")
     caption = (
@@ -181,8 +185,11 @@ def share_table(run: Run) -> Table:
     by = ("task", "trajectory", "algorithm")
     ours = claims.group(run.tables[records.Sharpness], by, "top_share")
     rows = [
-        (label, *(_percent(ours[*c, a].mean) if (*c, a) in ours else "–" for c in columns))
-        for a, label in paper.ALGORITHMS.items()
+        (
+            algorithms.label(a),
+            *(_percent(ours[*c, a].mean) if (*c, a) in ours else "–" for c in columns),
+        )
+        for a in run.measured
     ]
     share = run.config.get("clip_fraction")
     top = f"largest {100 * share:g} %" if isinstance(share, int | float) else "largest few per cent"
@@ -199,8 +206,8 @@ def rate_table(run: Run) -> Table:
         used.setdefault((row.task, row.algorithm), set()).add(row.learning_rate)
     tasks = run.convergence_tasks()
     rows = []
-    for algorithm, label in paper.ALGORITHMS.items():
-        row = [label]
+    for algorithm in run.algorithms:
+        row = [algorithms.label(algorithm)]
         for task in tasks:
             row.append(", ".join(map(_rate_text, sorted(used.get((task, algorithm), {"–"})))))
             row.append(_rate_text(paper.LEARNING_RATES.get(task, {}).get(algorithm, "–")))
@@ -225,7 +232,7 @@ def final_table(run: Run) -> Table:
             return "diverged" if diverged == len(values) == 1 else f"{diverged} diverged"
         return plus_minus(claims.summarize(values))
 
-    rows = [(label, *(cell(t, a) for t in tasks)) for a, label in paper.ALGORITHMS.items()]
+    rows = [(algorithms.label(a), *(cell(t, a) for t in tasks)) for a in run.algorithms]
     epochs = max(row.epoch for row in run.tables[records.Convergence])
     caption = f"Mean over the last epoch recorded ({epochs})."
     if any("–" in row for row in rows):
@@ -238,10 +245,10 @@ def tuning_table(run: Run, task: str) -> Table:
     tried = [row for row in run.tables[records.Tuning] if row.task == task]
     rates = sorted({r.learning_rate for r in tried}, key=_rate)
     rows = []
-    for algorithm, label in paper.ALGORITHMS.items():
+    for algorithm in run.algorithms:
         mine = {r.learning_rate: r for r in tried if r.algorithm == algorithm}
         if mine:
-            rows.append((label, *(_tried(mine.get(rate)) for rate in rates)))
+            rows.append((algorithms.label(algorithm), *(_tried(mine.get(rate)) for rate in rates)))
     steps = " or ".join(str(n) for n in sorted({r.steps for r in tried}))
     header = ("", *map(_rate_text, rates))
     caption = f"Mean training loss over the last fifth of {steps} steps. ◀: chosen."
@@ -267,12 +274,15 @@ def _rate(text: str) -> float:
         return -1.0
 
 
-def claim_table(found: list[claims.Claim]) -> Table:
+def claim_table(found: list[claims.Claim], run: Run) -> Table:
     rows = []
     for claim in found:
         state = "held" if claim.held == claim.total else "not held" if not claim.held else "in part"
+        if not claim.total:
+            there = run.algorithms if claim.quantity == "final_loss" else run.measured
+            state = "no data" if claims.compared(claim) <= {*there} else "not measured"
         ours = f"{claim.held}\u00a0of\u00a0{claim.total}" if claim.total else "–"
-        rows.append((claim.statement, state if claim.total else "no data", ours, claim.paper))
+        rows.append((claim.statement, state, ours, claim.paper))
     caption = "Counted in cells: task, trajectory and epoch; for the final loss, tasks."
     return Table("Held or not, and how often", ("", "verdict", "ours", "paper"), rows, caption)
 
@@ -325,20 +335,24 @@ def _compared(values: dict[str, float], low: str, high: str, word: str) -> str:
     """Two algorithms with their numbers, of as many digits as tell these apart."""
     pair = values[low], values[high]
     digits = next((d for d in range(3, 8) if number(pair[0], d) != number(pair[1], d)), 3)
-    return word.join(f"{paper.ALGORITHMS[a]} ({number(values[a], digits)})" for a in (low, high))
+    return word.join(f"{algorithms.label(a)} ({number(values[a], digits)})" for a in (low, high))
 
 
 def _percent(share: float) -> str:
     return "n/a" if math.isnan(share) else f"{100 * share:.1f} %"
 
 
-def verdict(found: list[claims.Claim]) -> str:
+def verdict(found: list[claims.Claim], run: Run) -> str:
     held, total = claims.orderings(found)
+    if not total and run.columns():
+        return "None of the paper’s orderings is tested: this run compares other algorithms."
     if not total:
         return "No cell of Tables 3 to 6 is measured yet, so none of the orderings is tested."
     share = f" ({100 * held / total:.0f} %)" if held < total else ""
-    cells = max(claim.total for claim in found if claim.is_ordering)
+    tested = [claim for claim in found if claim.is_ordering and claim.total]
+    cells = max(claim.total for claim in tested)
+    each = "seven" if len(tested) == 7 else f"{len(tested)} of seven"
     return (
-        f"{held} of {total} orderings of sharpness held{share}, with seven tested in each of "
+        f"{held} of {total} orderings of sharpness held{share}, with {each} tested in each of "
         f"{cells} measured cell{'s' * (cells > 1)}. In the paper all 112 hold, in 16 cells."
     )

@@ -53,6 +53,8 @@ def train(
       directory: Of its checkpoints; None keeps none.
       params: The starting point; host arrays.
       transformation: Any optax transformation; its updates may be a dict of many (pseudo-updates).
+        If it takes extra arguments, it is given `value`, `grad` and `value_fn`, the batch's loss as
+        a function of the parameters.
       loss_fn: `loss_fn(params, micro_batch, key)`.
       batches: `batches(start)` yields the batches of steps start + 1, start + 2, …, each a pytree
         of leaves [micro_batches, micro_batch, …].
@@ -73,7 +75,7 @@ def train(
     """
     layout = layout or one_device()
     keep = layout.constrain
-    update = jax.jit(lambda g, s, p: keep(transformation.update(g, s, p)), donate_argnums=1)
+    update = make_update(transformation, loss_fn, layout)
     apply = jax.jit(lambda p, u: keep(optax.apply_updates(p, select(u))), donate_argnums=0)
     params = layout.place(params)  # Copies: the first step's parameters are donated.
     state = jax.jit(lambda p: keep(transformation.init(p)))(params)
@@ -98,8 +100,9 @@ def train(
         with watch.stage(name, steps, start) as stage:
             for number, batch in zip(range(start + 1, steps + 1), batches(start), strict=False):
                 key = None if dropout_key is None else jax.random.fold_in(dropout_key, number)
-                loss, grads = gradient(loss_fn, params, layout.place_batch(batch), key, layout)
-                updates, state = update(grads, state, params)
+                batch = layout.place_batch(batch)
+                loss, grads = gradient(loss_fn, params, batch, key, layout)
+                updates, state = update(grads, state, params, loss, batch, key)
                 loss = float(loss)
                 if observe(Step(number, loss, params, grads, updates)):
                     break
@@ -136,6 +139,35 @@ def gradient(
     zero = (jnp.zeros(()), optax.tree.zeros_like(params))
     total, _ = jax.lax.scan(add, zero, (jnp.arange(count), batch))
     return jax.tree.map(lambda x: x / count, total)
+
+
+def make_update(
+    transformation: optax.GradientTransformation, loss_fn: Callable, layout: Layout
+) -> Callable:
+    """Jitted `(grads, state, params, loss, batch, key)` -> (updates, state); donates the state."""
+    transformation = optax.with_extra_args_support(transformation)
+
+    @functools.partial(jax.jit, donate_argnums=1)
+    def update(grads, state, params, loss, batch, key):
+        # An argument that no optimizer reads is not compiled.
+        value_fn = lambda p: mean_loss(loss_fn, p, batch, key)  # noqa: E731
+        extra = {"value": loss, "grad": grads, "value_fn": value_fn}
+        return layout.constrain(transformation.update(grads, state, params, **extra))
+
+    return update
+
+
+def mean_loss(loss_fn: Callable, params: Any, batch: Any, key: Any) -> jax.Array:
+    """The loss that `gradient` derives; its own derivatives take one micro-batch's memory."""
+    count = jax.tree.leaves(batch)[0].shape[0]
+
+    @jax.checkpoint
+    def one(numbered):
+        i, micro_batch = numbered
+        own = key if key is None or count == 1 else jax.random.fold_in(key, i)
+        return loss_fn(params, micro_batch, own)
+
+    return jax.lax.map(one, (jnp.arange(count), batch)).mean()
 
 
 @contextlib.contextmanager

@@ -29,6 +29,9 @@ def coord_clip(fraction: Any, *, scope: Scope = "global") -> optax.GradientTrans
     optimizer's statistics see, and the scaling partly cancels it; the paper's clipped adaptive
     methods clip the numerator only, which is `sharpjax.adam(..., clip=fraction)`.
 
+    Chained after an optimizer it clips the update, weight decay and rate included:
+    `optax.chain(optax.lion(1e-3), coord_clip(0.05))`.
+
     Args:
         fraction: A number in [0, 1], or a traced scalar, as from `optax.inject_hyperparams`, which
             is taken into [0, 1], NaN as 0.
