@@ -44,10 +44,22 @@ TINY_ROBERTA = {
     "intermediate_size": 32,
     "max_position_embeddings": 40,
 }
+# Of the study's preset `small`.
+SMALL_T5 = {"vocab_size": 4096, "d_model": 128, "d_kv": 32, "d_ff": 512, "num_layers": 2}
+SMALL_ROBERTA = {
+    "vocab_size": 4096,
+    "hidden_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 512,
+    "max_position_embeddings": 66,
+}
 # Name -> our module; the configurations' defaults are t5-small and distilroberta-base.
 MODELS = {
     "t5-small": T5(T5Config()),
     "distilroberta-base": RobertaForMaskedLM(RobertaConfig()),
+    "small-t5": T5(T5Config(**SMALL_T5, num_heads=4)),
+    "small-roberta": RobertaForMaskedLM(RobertaConfig(**SMALL_ROBERTA)),
     "tiny-t5": T5(T5Config(**TINY_T5)),
     "tiny-roberta": RobertaForMaskedLM(RobertaConfig(**TINY_ROBERTA)),
 }

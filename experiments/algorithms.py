@@ -7,6 +7,7 @@ NAME_clip_clip_update does both.
 """
 
 import difflib
+import functools
 import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -97,8 +98,9 @@ def build(
     return optax.GradientTransformationExtraArgs(init, contributed)
 
 
+@functools.cache  # So that trajectories share what is compiled for it.
 def pseudo_updates(
-    names: Iterable[str], clip_fraction: float
+    names: tuple[str, ...], clip_fraction: float
 ) -> optax.GradientTransformationExtraArgs:
     """`sharpjax.pseudo_updates` of the algorithms of these names, at their own rates or 1."""
     return sharpjax.pseudo_updates({name: build(name, clip_fraction) for name in names})

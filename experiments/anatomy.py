@@ -168,7 +168,7 @@ def _reach(directory, config, task, name, start, watch, epoch, batch) -> traject
             directory=directory / "checkpoints" / folder,
             params=start,
             transformation=algorithms.pseudo_updates(config.measured(name), config.clip_fraction),
-            select=lambda updates: jax.tree.map(lambda u: rate * u, updates[name]),
+            select=(name, rate),
             loss_fn=task.training_loss_fn,
             batches=lambda done: sharpness.epochs(task, done),
             steps=number,

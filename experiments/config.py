@@ -99,7 +99,9 @@ class Config:
     seed: int
     # Seeds of the sharpness experiment: seed, seed + 1, …
     replicates: int
+
     # Fields with a default came later: a run recorded without them had this value.
+
     # Whether blocks are computed again on the way back instead of being kept, in training and in
     # measurements by method="reverse".
     remat: bool = False

@@ -221,7 +221,7 @@ def plan(config: Config, name: str, model: str, layout: Layout) -> Plan:
     whole = batch(micro_batches)
     value = jax.ShapeDtypeStruct((), jnp.float32, sharding=layout.whole)
     gradient = trajectory.gradient.lower(training_loss, params, whole, None, layout).compile()
-    update = trajectory.make_update(pseudo, training_loss, layout)
+    _, update = trajectory.make_steps(pseudo, training_loss, layout)
     update = update.lower(params, state, params, value, whole, None).compile()
     measurement = jax.jit(measure).lower(params, updates, batch(1)).compile()
 

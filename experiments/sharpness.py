@@ -92,7 +92,7 @@ def run(
         params=start,
         transformation=algorithms.pseudo_updates(config.measured(name), config.clip_fraction),
         # The trajectory's own update is one of the pseudo-updates, at its rate.
-        select=lambda updates: jax.tree.map(lambda u: rate * u, updates[name]),
+        select=(name, rate),
         loss_fn=task.training_loss_fn,
         batches=lambda done: epochs(task, done),
         steps=(last_epoch - 1) * per_epoch + last_batch,

@@ -39,7 +39,7 @@ def train(
     batches: Callable[[int], Iterator[Any]],
     steps: int,
     watch: Watch,
-    select: Callable[[Any], Any] = lambda updates: updates,
+    select: tuple[str, float] | None = None,
     observe: Callable[[Step], bool | None] = lambda step: None,
     flush: Callable[[], None] = lambda: None,
     checkpoint_every: int = 1,
@@ -60,7 +60,7 @@ def train(
         of leaves [micro_batches, micro_batch, …].
       steps: The last step.
       watch: Told of every step, and asked whether to stop.
-      select: Picks, of what the transformation returns, the update that is applied.
+      select: Of many updates, the name and the rate of the one that is applied.
       observe: Called at every step before the update; a true answer ends the training there.
       flush: Called before a checkpoint is made: all that was observed must be recorded by then.
       checkpoint_every: Steps between checkpoints; one is made at the end too.
@@ -74,11 +74,9 @@ def train(
       Interrupted: it was asked to stop; a checkpoint of the last whole step has been made.
     """
     layout = layout or one_device()
-    keep = layout.constrain
-    update = make_update(transformation, loss_fn, layout)
-    apply = jax.jit(lambda p, u: keep(optax.apply_updates(p, select(u))), donate_argnums=0)
+    init, update = make_steps(transformation, loss_fn, layout)
     params = layout.place(params)  # Copies: the first step's parameters are donated.
-    state = jax.jit(lambda p: keep(transformation.init(p)))(params)
+    state = init(params)
     with _checkpoints(directory) as manager:
         start = processes.from_first(lambda: manager.latest_step() or 0) if manager else 0
         if start:
@@ -107,7 +105,7 @@ def train(
                 if observe(Step(number, loss, params, grads, updates)):
                     break
                 del grads
-                params = apply(params, updates)
+                params = _apply(params, updates, select, layout)
                 stage.step(number, loss)
                 if processes.any_of(watch.stopping):
                     save(number)
@@ -141,11 +139,16 @@ def gradient(
     return jax.tree.map(lambda x: x / count, total)
 
 
-def make_update(
+@functools.cache  # Trajectories of one task and the same algorithms compile once.
+def make_steps(
     transformation: optax.GradientTransformation, loss_fn: Callable, layout: Layout
-) -> Callable:
-    """Jitted `(grads, state, params, loss, batch, key)` -> (updates, state); donates the state."""
+) -> tuple[Callable, Callable]:
+    """Jitted `params` -> state, and `(grads, state, params, loss, batch, key)` -> (updates, state).
+
+    The second donates its state.
+    """
     transformation = optax.with_extra_args_support(transformation)
+    init = jax.jit(lambda params: layout.constrain(transformation.init(params)))
 
     @functools.partial(jax.jit, donate_argnums=1)
     def update(grads, state, params, loss, batch, key):
@@ -154,7 +157,17 @@ def make_update(
         extra = {"value": loss, "grad": grads, "value_fn": value_fn}
         return layout.constrain(transformation.update(grads, state, params, **extra))
 
-    return update
+    return init, update
+
+
+def _apply(params: Any, updates: Any, select: tuple[str, float] | None, layout: Layout) -> Any:
+    name, rate = select or (None, 1.0)
+    return _add(params, updates if name is None else updates[name], rate, layout)
+
+
+@functools.partial(jax.jit, static_argnames="layout", donate_argnums=0)
+def _add(params, update, rate, layout):
+    return layout.constrain(optax.apply_updates(params, jax.tree.map(lambda u: rate * u, update)))
 
 
 def mean_loss(loss_fn: Callable, params: Any, batch: Any, key: Any) -> jax.Array:

@@ -88,7 +88,7 @@ def study(layout):
     trained = trajectory.train(
         "study", directory=None, params=task.initial_params,
         transformation=sharpjax.pseudo_updates(algorithms),
-        select=lambda updates: jax.tree.map(lambda u: 1e-3 * u, updates["adam"]),
+        select=("adam", 1e-3),
         loss_fn=task.training_loss_fn,
         batches=lambda done: iter(task.batches(1)), steps=4, watch=Watch(), observe=observe,
         layout=layout)
