@@ -60,7 +60,10 @@ def peak_mebibytes(code: str) -> float:
     return int(done.stdout.split()[-1]) * unit / 2**20
 
 
-def environment(packages: Sequence[str] = ("jax", "jaxlib", "optax", "numpy")) -> dict[str, Any]:
+PACKAGES = ("jax", "jaxlib", "optax", "numpy", "torch")
+
+
+def environment() -> dict[str, Any]:
     """What a figure depends on besides the code: the device and the versions."""
     return {
         "device": str(jax.devices()[0].device_kind),
@@ -68,7 +71,7 @@ def environment(packages: Sequence[str] = ("jax", "jaxlib", "optax", "numpy")) -
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "machine": platform.machine(),
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
 
 

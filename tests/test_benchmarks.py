@@ -5,7 +5,9 @@ import os
 
 import pytest
 
+from benchmarks import report
 from benchmarks.__main__ import main
+from experiments import document
 
 
 @pytest.mark.slow
@@ -29,6 +31,20 @@ def test_quick_versions_write_their_rows(name, columns, tmp_path, capsys):
     for row in record["rows"]:
         assert columns <= set(row) and (row.get("seconds") or row["here"]) > 0
         assert (row.get("name") or row["part"]) in printed
+
+
+def test_the_documents_numbers_are_the_measured_ones():
+    text = (report.ROOT / "BENCHMARKS.md").read_text(encoding="utf-8")
+    assert document.fill(text, report.block) == text
+    # What is asked for, figures of the design, and seven updates of 60 million numbers.
+    allowed = ("0.05", "2.5", "1.5", "0.018", "0.29", "1.8")
+    assert document.unmarked_numbers(text, allowed) == []
+
+
+def test_a_block_without_a_record_says_so():
+    assert report.block("speed rows", True) == "not measured"
+    with pytest.raises(ValueError, match="no rows for 'train rows model=t5-tiny'"):
+        report.block("train rows model=t5-tiny", False)
 
 
 def test_an_unknown_benchmark_is_refused(capsys):
