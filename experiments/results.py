@@ -222,7 +222,7 @@ def _column(task: str, trajectory: str) -> tuple[str, str]:
 
 
 BLOCKS: dict[str, Callable] = {
-    "verdict": _needs_main(lambda sources: tables.verdict(sources.claims)),
+    "verdict": _needs_main(lambda sources: tables.verdict(sources.claims, sources.main)),
     "held": _held,
     "run": _needs_main(_run),
     "summary": _needs_main(_summary),
@@ -236,7 +236,7 @@ BLOCKS: dict[str, Callable] = {
     "orderings": _needs_main(
         lambda sources: tables.cell_table(sources.claims) if _held(sources) else None
     ),
-    "claims": _needs_main(lambda sources: tables.claim_table(sources.claims)),
+    "claims": _needs_main(lambda sources: tables.claim_table(sources.claims, sources.main)),
     "failures": _needs_main(_failures),
     "rates": _needs_main(_convergence(tables.rate_table)),
     "final-losses": _needs_main(_convergence(tables.final_table)),

@@ -38,7 +38,7 @@ class Study:
         self.layout = layout or one_device()
         if config.micro_batch_size is None:
             raise RefusedError("micro_batch_size must be given; the command plan finds one")
-        for name in ("micro_batch_size", "warmup_batch_size"):
+        for name in ("micro_batch_size", *(["warmup_batch_size"] if config.warmup_steps else [])):
             size, devices = getattr(config, name), self.layout.mesh.size
             if size % devices:
                 raise RefusedError(f"the mesh's {devices} devices must divide {name}, got {size}")
