@@ -193,7 +193,8 @@ def _study(config: Config, place: Place, stages: Callable[[Study], None]) -> Com
             layout = make_layout(place.mesh)
         except ValueError as error:
             raise RefusedError(str(error)) from error
-        with Study(place.out, config, watch, layout).open() as study:
+        # Only here: what has no steps is stopped at once.
+        with watch.listening(), Study(place.out, config, watch, layout).open() as study:
             stages(study)
         if processes.is_first():
             _report(place.out, watch)
@@ -213,8 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     watch = Watch()
     try:
-        with watch.listening():
-            command(watch)
+        command(watch)
     except Interrupted as stop:
         print(f"{stop}; the same command continues.", file=sys.stderr)
         return 130

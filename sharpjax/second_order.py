@@ -23,6 +23,7 @@ from jax.extend import core
 # Calls whose equations stand for themselves.
 _CALLS = ("jit", "pjit", "closed_call")
 _PRODUCTS = ("dot_general", "conv_general_dilated")
+_NO_FORWARD_MODE = ("custom_vjp_call", "custom_vjp_call_jaxpr")
 
 
 def second_order(f: Callable, params: Any) -> tuple[jax.Array, Callable]:
@@ -48,6 +49,11 @@ def second_order(f: Callable, params: Any) -> tuple[jax.Array, Callable]:
     closed = jax.make_jaxpr(lambda *xs: f(structure.unflatten(xs)))(*leaves)
     closed = jax.make_jaxpr(functools.partial(_open_calls, closed))(*leaves)
     jaxpr = closed.jaxpr
+    if any(_contains(eqn, _NO_FORWARD_MODE) for eqn in jaxpr.eqns):
+        raise TypeError(
+            "a custom_vjp function in the loss has no forward-mode derivative; "
+            'method="reverse" needs none'
+        )
     units = _units(jaxpr)
     kept = list(dict.fromkeys(v for unit in units for v in unit.reads))
     moved = [y for unit in units for y in unit.curved]
@@ -100,7 +106,7 @@ def _units(jaxpr) -> list[_Unit]:
         above = [depth[x] for x in eqn.invars if _in(depth, x)]
         outputs = [y for y in eqn.outvars if _is_float(y.aval)]
         if above and outputs:
-            product = _has_product(eqn)
+            product = _contains(eqn, _PRODUCTS)
             place = (max(above) + 1, 0, i) if product else (max(above), 1, 0)
             groups.setdefault(place, []).append(eqn)
             depth.update(dict.fromkeys(outputs, place[0]))
@@ -176,10 +182,11 @@ def _open_calls(closed, *args) -> list:
     return [_read(values, y) for y in jaxpr.outvars]
 
 
-def _has_product(eqn) -> bool:
+def _contains(eqn, names: tuple[str, ...]) -> bool:
+    """Whether an equation is one of these primitives, or has one inside."""
     programs = (getattr(p, "jaxpr", p) for p in jax.tree.leaves(list(eqn.params.values())))
-    return eqn.primitive.name in _PRODUCTS or any(
-        _has_product(inner) for program in programs for inner in getattr(program, "eqns", ())
+    return eqn.primitive.name in names or any(
+        _contains(inner, names) for program in programs for inner in getattr(program, "eqns", ())
     )
 
 

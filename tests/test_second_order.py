@@ -6,6 +6,7 @@ import jax.flatten_util
 import jax.numpy as jnp
 import pytest
 
+from sharpjax.curvature import directional_sharpness
 from sharpjax.models import T5, RobertaConfig, RobertaForMaskedLM, T5Config, init_params, make_loss
 from sharpjax.second_order import second_order
 from tests.cases import network, random_like
@@ -110,9 +111,12 @@ def test_a_function_without_forward_mode_is_refused():
     def f(x):
         return x**2
 
-    f.defvjp(lambda x: (f(x), x), lambda x, g: (2 * x * g,))
+    f.defvjp(lambda x: (x**2, x), lambda x, g: (2 * x * g,))
+    with pytest.raises(TypeError, match="forward-mode"):
+        second_order(lambda x: jax.lax.fori_loop(0, 2, lambda _, y: f(y), x), jnp.ones(()))
     with pytest.raises(TypeError, match="forward-mode"):
         second_order(f, jnp.ones(()))
+    assert directional_sharpness(f, jnp.ones(()), jnp.ones(()), method="reverse") == 2
 
 
 T5_FIELDS = {"vocab_size": 19, "d_model": 6, "d_kv": 3, "d_ff": 8, "num_layers": 1, "num_heads": 2}
