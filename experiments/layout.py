@@ -67,9 +67,11 @@ class Layout:
 
     def gather(self, tree: Any) -> Any:
         """Host copies of the whole arrays, in every process."""
-        if self.mesh.size > 1:
-            tree = jax.jit(lambda t: t, out_shardings=self.whole)(tree)
-        return jax.device_get(tree)
+        return jax.device_get(self._replicate(tree) if self.mesh.size > 1 else tree)
+
+    @functools.cached_property
+    def _replicate(self):
+        return jax.jit(lambda tree: tree, out_shardings=self.whole)  # Once: trees come again.
 
 
 def mesh_sizes(mesh: str) -> dict[str, int]:
