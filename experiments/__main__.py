@@ -21,7 +21,7 @@ from experiments.config import PRESETS, TASKS, TRAJECTORIES, Config, Task, Traje
 from experiments.convergence import rates
 from experiments.corpora import DataError
 from experiments.layout import make_layout
-from experiments.study import RefusedError, Study
+from experiments.study import RefusedError, Study, with_micro_batch
 from experiments.watch import Interrupted, Watch
 
 
@@ -53,7 +53,7 @@ def reproduce(config: Fields, place: Where) -> Command:
     """
     for task in TASKS:
         rates(config, task)  # Better now than after the first experiment.
-    return _study(config, place, lambda study: study.reproduce())
+    return _study(config, place, TASKS, lambda study: study.reproduce())
 
 
 def sharpness(
@@ -67,14 +67,15 @@ def sharpness(
       task: What the model learns; both of the paper's tasks if it is left out.
       trajectory: The optimizer whose trajectory is followed; both if it is left out.
     """
+    names = (task,) if task else TASKS
 
     def stages(study: Study) -> None:
         for seed in config.seeds:
-            for name in (task,) if task else TASKS:
+            for name in names:
                 for along in (trajectory,) if trajectory else TRAJECTORIES:
                     study.sharpness(name, along, seed)
 
-    return _study(config, place, stages)
+    return _study(config, place, names, stages)
 
 
 def convergence(config: Fields, place: Where, task: Task) -> Command:
@@ -86,7 +87,7 @@ def convergence(config: Fields, place: Where, task: Task) -> Command:
       task: What the model learns.
     """
     rates(config, task)
-    return _study(config, place, lambda study: study.convergence(task))
+    return _study(config, place, (task,), lambda study: study.convergence(task))
 
 
 def anatomy(
@@ -110,6 +111,7 @@ def anatomy(
     return _study(
         config,
         Place(out, mesh="data=1"),
+        (task,),
         lambda study: study.anatomy(task, trajectory, epoch, batch),
     )
 
@@ -185,7 +187,9 @@ COMMANDS = {
 WITHOUT_CONFIG = (make_report, fill_results)
 
 
-def _study(config: Config, place: Place, stages: Callable[[Study], None]) -> Command:
+def _study(
+    config: Config, place: Place, names: Sequence[str], stages: Callable[[Study], None]
+) -> Command:
     def run(watch: Watch) -> None:
         try:
             if place.distributed:
@@ -194,7 +198,8 @@ def _study(config: Config, place: Place, stages: Callable[[Study], None]) -> Com
         except ValueError as error:
             raise RefusedError(str(error)) from error
         # Only here: what has no steps is stopped at once.
-        with watch.listening(), Study(place.out, config, watch, layout).open() as study:
+        complete = with_micro_batch(config, place.out, names, layout)
+        with watch.listening(), Study(place.out, complete, watch, layout).open() as study:
             stages(study)
         if processes.is_first():
             _report(place.out, watch)

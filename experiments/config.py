@@ -54,8 +54,8 @@ class Config:
     examples: int
     # Examples of a training step; it divides `examples`.
     batch_size: int
-    # Examples that are in memory at once; it divides `batch_size` and `test_examples`. `plan`
-    # chooses the largest that fits where it is not given.
+    # Examples that are in memory at once; it divides `batch_size` and `test_examples`. None is the
+    # largest that fits the devices, and is recorded as the number that it was.
     micro_batch_size: int | None
     # Epochs of the convergence runs, and of a trajectory (which ends at its last measurement).
     epochs: int

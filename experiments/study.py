@@ -1,6 +1,7 @@
 """A study in its directory: one configuration, its provenance, warm starts, and its stages."""
 
 import contextlib
+import dataclasses
 import fcntl
 import importlib.metadata
 import json
@@ -9,14 +10,14 @@ import platform
 import resource
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import optax
 
 import sharpjax
-from experiments import anatomy, convergence, processes, records, sharpness, trajectory
+from experiments import anatomy, convergence, plan, processes, records, sharpness, trajectory
 from experiments import config as configuration
 from experiments.config import Config
 from experiments.layout import Layout, one_device
@@ -37,7 +38,7 @@ class Study:
         self.directory, self.config, self.watch = directory, config, watch
         self.layout = layout or one_device()
         if config.micro_batch_size is None:
-            raise RefusedError("micro_batch_size must be given; the command plan finds one")
+            raise RefusedError("micro_batch_size must be given; `with_micro_batch` finds one")
         for name in ("micro_batch_size", *(["warmup_batch_size"] if config.warmup_steps else [])):
             size, devices = getattr(config, name), self.layout.mesh.size
             if size % devices:
@@ -182,6 +183,26 @@ class Study:
             if seed == self.config.seed:
                 for name in configuration.TASKS:
                     self.convergence(name)
+
+
+def with_micro_batch(
+    config: Config, directory: Path, names: Sequence[str], layout: Layout
+) -> Config:
+    """The configuration with the micro-batch size that its directory records, or that fits.
+
+    Raises:
+      RefusedError: no size fits these tasks on these devices.
+    """
+    if config.micro_batch_size is not None:
+        return config
+    path = directory / "config.json"
+    recorded = processes.from_first(lambda: json.loads(path.read_text()) if path.exists() else {})
+    if recorded:
+        return dataclasses.replace(config, micro_batch_size=recorded["micro_batch_size"])
+    try:
+        return plan.complete(config, names, layout)
+    except ValueError as error:
+        raise RefusedError(str(error)) from error
 
 
 def _commit() -> str:

@@ -111,7 +111,7 @@ def make_task(name: str, config: Config, seed: int) -> Task:
         else None
     )
 
-    model, params = _model(name, about, seed)
+    model, params = initial_model(name, about, seed)
     if len(tokenizer) > model.config.vocab_size:
         raise DataError(
             f"{name}: the tokenizer has {len(tokenizer)} tokens, "
@@ -195,7 +195,13 @@ def make_losses(model: Any, config: Config) -> tuple[Callable, Callable]:
     )
 
 
-def _model(name, about, seed) -> tuple[Any, Any]:
+def initial_model(name: str, about: TaskConfig, seed: int) -> tuple[Any, Any]:
+    """The Flax module of a task and its parameters at a seed, before any warm-up.
+
+    Raises:
+      DataError: a checkpoint that cannot be used.
+      OSError: a checkpoint that cannot be read.
+    """
     if about.checkpoint:
         try:
             return models.load_pretrained(about.checkpoint)
