@@ -24,7 +24,8 @@ anatomy: $(VENV)/.experiments  ## The anatomy of its first measured points, in t
 ablation: $(VENV)/.experiments  ## From scratch against warmed up, in runs/ablation.
 	set -e; for steps in $(WARMUPS); do \
 	  $(BIN)/python -m experiments sharpness $(STUDY) --warmup-steps $$steps --epochs 5 \
-	    --measured-epochs 2 5 --out runs/ablation/warmup-$$steps; done
+	    --measured-epochs 2 5 --measured-batches 3 --landscape-points 3 \
+	    --out runs/ablation/warmup-$$steps; done
 
 results: $(VENV)/.experiments  ## results/, RESULTS.md and the README from the runs that are there.
 	set -e; for run in small $(WARMUPS:%=ablation/warmup-%); do \

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from experiments import plan, processes, report, results
 from experiments.algorithms import AlgorithmError
+from experiments.anatomy import Options
 from experiments.config import PRESETS, TASKS, TRAJECTORIES, Config, Task, Trajectory
 from experiments.convergence import rates
 from experiments.corpora import DataError
@@ -42,6 +43,7 @@ class Place:
 Fields = Annotated[Config, tyro.conf.arg(name="")]
 Where = Annotated[Place, tyro.conf.arg(name="")]
 Command = Callable[[Watch], None]
+FINE = Options()
 
 
 def reproduce(config: Fields, place: Where) -> Command:
@@ -97,6 +99,7 @@ def anatomy(
     trajectory: Trajectory = "adam",
     epoch: int | None = None,
     batch: int | None = None,
+    options: Options = FINE,
 ) -> Command:
     """Where the sharpness sits and what it is made of, at one point, then the report.
 
@@ -107,12 +110,13 @@ def anatomy(
       trajectory: The optimizer whose trajectory leads to the point.
       epoch: Of the point, from 1; by default the first that is measured.
       batch: Of the epoch, from 1; by default the first that is measured there.
+      options: How finely the instruments look.
     """
     return _study(
         config,
         Place(out, mesh="data=1"),
         (task,),
-        lambda study: study.anatomy(task, trajectory, epoch, batch),
+        lambda study: study.anatomy(task, trajectory, epoch, batch, options),
     )
 
 
@@ -278,15 +282,12 @@ def _option(arguments: list[str], name: str) -> str | None:
 
 
 def _one_line(box: str) -> str:
-    """The first message of tyro's framed error."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    lines = [line.strip("│ \t") for line in text.splitlines() if line.startswith("│")]
-    message = []
-    for line in lines:
-        if set(line) <= {"─"}:
-            break
-        message.append(line)
-    return " ".join(message) or " ".join(text.split())
+    """The first message of tyro's framed error; that of a dataclass of ours as it was raised."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", box).strip()
+    below_title = [line.strip("│ \t") for line in text.splitlines()[1:]]
+    ruled = re.split(r"\n[─-]+\n", "\n" + "\n".join(below_title))  # Rules also where no frame is.
+    found = " ".join(next((part for part in ruled if part.strip()), text).split())
+    return re.sub(r"^Error parsing __tyro\S*: ", "", found)
 
 
 def _report(directory: Path, watch: Watch) -> None:

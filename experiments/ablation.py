@@ -4,6 +4,7 @@ Each arm is a run of the sharpness experiment from another warm-up. The main run
 its own warm-up, as far as it measured the same: the same seed and epochs of the same trajectories.
 """
 
+import collections
 import dataclasses
 import math
 from collections.abc import Callable
@@ -14,8 +15,9 @@ from experiments import claims, config, paper, records
 from experiments.tables import SHORT, Run, Table, number
 
 _MEASURED = (records.Sharpness, records.Scales)
-# What the arms may differ in, since it changes no record that they share.
-_FREE = ("preset", "warmup_steps", "epochs", "measured_epochs", "replicates", "tune", "tune_steps")
+# What the arms may differ in: it changes no measurement, at most how many there are of an epoch.
+_FREE = ("preset", "warmup_steps", "epochs", "measured_epochs", "measured_batches")
+_FREE += ("landscape_points", "replicates", "tune", "tune_steps")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +178,15 @@ def _about(arms: list[Arm]) -> str:
     rows = [r for arm in arms for r in arm.tables[records.Sharpness]]
     epochs = " and ".join(str(e) for e in sorted({r.epoch for r in rows}))
     seeds = ", ".join(str(s) for s in sorted({r.seed for r in rows}))
-    return f"Epochs {epochs}, seed {seeds}."
+    counts: dict[int, list[str]] = {}  # Measured batches of an epoch -> the arms with so many.
+    for arm in arms:
+        cells = {(r.task, r.trajectory, r.epoch, r.batch) for r in arm.tables[records.Sharpness]}
+        most = max(collections.Counter(cell[:3] for cell in cells).values(), default=0)
+        counts.setdefault(most, []).append(arm.name)
+    batches = "; ".join(
+        f"{n} batches" + f" ({', '.join(names)})" * (len(counts) > 1) for n, names in counts.items()
+    )
+    return f"Epochs {epochs}, seed {seeds}; of each epoch {batches}."
 
 
 def _point(arm: Arm, task: str, trajectory: str | None, epoch: int) -> dict[str, records.Scales]:

@@ -7,13 +7,13 @@ is recorded as it is done, so that an interrupted run continues with the next.
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
 import sharpjax
-from experiments import algorithms, records, sharpness, trajectory
+from experiments import records, sharpness, trajectory
 from experiments.anatomy_records import (
     BIN,
     PLACE,
@@ -33,6 +33,7 @@ from experiments.corpora import DataError
 from experiments.places import place_of
 from experiments.tasks import Task, rng
 from experiments.watch import Interrupted, Watch
+from sharpjax._checks import check_in_range
 from sharpjax.anatomy import block_sharpness, sharpness_by_rank
 from sharpjax.clip_curve import clip_curve
 from sharpjax.diagonal import (
@@ -68,7 +69,20 @@ class Options:
         *(0.0, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0),
     )
     # What is clipped: SGD's "momentum", the training batch's "gradient".
-    clipped: tuple[str, ...] = ("momentum", "gradient")
+    clipped: tuple[Literal["momentum", "gradient"], ...] = ("momentum", "gradient")
+
+    def __post_init__(self):
+        least = {"probes": 4, "coordinates": 1, "lanczos_probes": 1, "lanczos_steps": 1}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise ValueError(
+                    f"options.{name} must be at least {low}, got {getattr(self, name)}"
+                )
+        for name in ("fractions", "clipped_fractions"):
+            if not getattr(self, name):
+                raise ValueError(f"options.{name} must hold at least one number, got ()")
+            for fraction in getattr(self, name):
+                check_in_range(f"options.{name}", fraction, 0.0, 1.0)
 
 
 _MINIMUM = 30  # Sampled coordinates from which a tensor has a correlation of its own.
@@ -155,27 +169,25 @@ class _Arrived(Exception):
 def _reach(directory, config, task, name, start, watch, epoch, batch) -> trajectory.Step:
     """Trains to the point and stops before its update; the next call starts a few steps before."""
     number = (epoch - 1) * config.batches_per_epoch + batch
-    rate = {"sgd": config.sgd_learning_rate, "adam": config.adam_learning_rate}[name]
 
     def observe(step: trajectory.Step) -> None:
         if step.number == number:
             raise _Arrived(step)
 
-    folder = f"anatomy-{task.name}-{name}-{task.seed}-{number}"
     try:
-        trajectory.train(
-            f"{task.name}, {name} trajectory to epoch {epoch}, batch {batch}, seed {task.seed}",
-            directory=directory / "checkpoints" / folder,
-            params=start,
-            transformation=algorithms.pseudo_updates(config.measured(name), config.clip_fraction),
-            select=(name, rate),
-            loss_fn=task.training_loss_fn,
-            batches=lambda done: sharpness.epochs(task, done),
+        sharpness.follow(
+            config,
+            task,
+            name,
+            start,
+            title=f"{task.name}, {name} trajectory to epoch {epoch}, batch {batch}, "
+            f"seed {task.seed}",
+            directory=directory
+            / "checkpoints"
+            / f"anatomy-{task.name}-{name}-{task.seed}-{number}",
             steps=number,
-            watch=watch,
             observe=observe,
-            checkpoint_every=config.checkpoint_every,
-            dropout_key=sharpness.dropout_key(config, task),
+            watch=watch,
         )
     except _Arrived as arrived:
         return arrived.step

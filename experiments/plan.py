@@ -14,7 +14,7 @@ import functools
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,45 +23,12 @@ from rich.console import Console
 from rich.table import Table
 
 import sharpjax
-from experiments import algorithms, processes, tasks, trajectory
-from experiments.config import Config, TaskConfig
+from experiments import algorithms, processes, published, tasks, trajectory
+from experiments.config import Config
 from experiments.layout import Layout, make_layout, mesh_sizes
 from sharpjax import models
 
 GIB = 2**30
-
-# Published sizes of the models that `--model` knows.
-_T5 = {
-    "t5-small": {},
-    "t5-base": {"d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12},
-    "t5-large": {"d_model": 1024, "d_ff": 4096, "num_layers": 24, "num_heads": 16},
-    "t5-3b": {"d_model": 1024, "d_ff": 16384, "d_kv": 128, "num_layers": 24, "num_heads": 32},
-    "t5-11b": {"d_model": 1024, "d_ff": 65536, "d_kv": 128, "num_layers": 24, "num_heads": 128},
-}
-_ROBERTA = {
-    "distilroberta-base": {},
-    "roberta-base": {"num_hidden_layers": 12},
-    "roberta-large": {
-        "hidden_size": 1024,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "intermediate_size": 4096,
-    },
-}
-_GPT2 = {
-    "gpt2": {},
-    "gpt2-medium": {"n_embd": 1024, "n_layer": 24, "n_head": 16},
-    "gpt2-large": {"n_embd": 1280, "n_layer": 36, "n_head": 20},
-    "gpt2-xl": {"n_embd": 1600, "n_layer": 48, "n_head": 25},
-}
-MODELS: dict[str, tuple[str, Callable[[], Any]]] = {
-    **{k: ("translation", lambda f=f: models.T5(models.T5Config(**f))) for k, f in _T5.items()},
-    **{
-        k: ("mlm", lambda f=f: models.RobertaForMaskedLM(models.RobertaConfig(**f)))
-        for k, f in _ROBERTA.items()
-    },
-    **{k: ("causal", lambda f=f: models.GPT2(models.GPT2Config(**f))) for k, f in _GPT2.items()},
-}
 
 _BLOCKS = {
     models.T5: "num_layers",
@@ -147,7 +114,7 @@ def show(
         raise ValueError(f"device_memory must be positive, got {device_memory}")
     prepare_devices(math.prod(mesh_sizes(mesh).values()))
     layout = make_layout(mesh)
-    module = _module(name, getattr(config, name), model)
+    module = published.make(name, getattr(config, name), model)
     if config.micro_batch_size is None:
         found = choose(config, name, module, layout, device_memory * GIB)
     else:
@@ -307,17 +274,6 @@ def traffic(program: str) -> int:
         for dtype, sizes in re.findall(r"(\w+)\[([\d,]*)\]", shapes)
         if dtype in _BYTES
     )
-
-
-def _module(name: str, about: TaskConfig, model: str) -> Any:
-    known = model or about.checkpoint.rpartition("/")[2]
-    if not known:
-        return tasks.make_model(name, about)
-    task, make = MODELS.get(known, (None, None))
-    if make is None or task != name:
-        names = ", ".join(k for k, (of, _) in MODELS.items() if of == name)
-        raise ValueError(f"model must be one of {names} for {name}, got {known!r}")
-    return make()
 
 
 def _depth(module: Any) -> int | None:

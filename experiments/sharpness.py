@@ -1,5 +1,6 @@
 """Experiment 1: directional sharpness of many algorithms along one trajectory (Appendix A.3)."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,6 @@ def run(
     histograms and the scales (these also at the start). At the first of those: sharpness in float64
     beside float32.
     """
-    rate = {"sgd": config.sgd_learning_rate, "adam": config.adam_learning_rate}[name]
     measured = {
         (epoch, batch): False
         for epoch in config.measured_epochs
@@ -86,16 +86,45 @@ def run(
         record(extra)
         record(rows)
 
-    trajectory.train(
-        f"{task.name}, {name} trajectory, seed {task.seed}",
+    follow(
+        config,
+        task,
+        name,
+        start,
+        title=f"{task.name}, {name} trajectory, seed {task.seed}",
         directory=directory / "checkpoints" / f"sharpness-{task.name}-{name}-{task.seed}",
+        steps=(last_epoch - 1) * per_epoch + last_batch,
+        observe=observe,
+        watch=watch,
+        layout=layout,
+    )
+
+
+def follow(
+    config: Config,
+    task: Task,
+    name: str,
+    start: Any,
+    *,
+    title: str,
+    directory: Path,
+    steps: int,
+    observe: Callable[[trajectory.Step], None],
+    watch: Watch,
+    layout: Layout | None = None,
+) -> None:
+    """Trains along trajectory `name`, observed with the updates of all that is measured there."""
+    rate = {"sgd": config.sgd_learning_rate, "adam": config.adam_learning_rate}[name]
+    trajectory.train(
+        title,
+        directory=directory,
         params=start,
         transformation=algorithms.pseudo_updates(config.measured(name), config.clip_fraction),
         # The trajectory's own update is one of the pseudo-updates, at its rate.
         select=(name, rate),
         loss_fn=task.training_loss_fn,
         batches=lambda done: epochs(task, done),
-        steps=(last_epoch - 1) * per_epoch + last_batch,
+        steps=steps,
         watch=watch,
         observe=observe,
         checkpoint_every=config.checkpoint_every,

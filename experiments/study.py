@@ -158,7 +158,14 @@ class Study:
         with self._timed(f"convergence, {name}"):
             convergence.run(self.directory, self.config, task, start, self.watch, self.layout)
 
-    def anatomy(self, name: str, along: str, epoch: int | None, batch: int | None) -> None:
+    def anatomy(
+        self,
+        name: str,
+        along: str,
+        epoch: int | None = None,
+        batch: int | None = None,
+        options: anatomy.Options | None = None,
+    ) -> None:
         """The anatomy of sharpness at one point of a trajectory."""
         task = self.task(name, self.config.seed)
         start = self.start(task)
@@ -172,6 +179,7 @@ class Study:
                 self.watch,
                 epoch=epoch,
                 batch=batch,
+                options=options,
             )
 
     def reproduce(self) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from experiments import anatomy, anatomy_figures, anatomy_report, paper, records, report
 from experiments import anatomy_records as rows
+from experiments.__main__ import main
 from experiments.anatomy import Options
 from experiments.places import KINDS, place_of
 from experiments.study import Study
@@ -104,6 +105,22 @@ def test_rows_come_back_as_written(tmp_path):
         mine = [r for r in made if isinstance(r, table)]
         key = lambda r: tuple(getattr(r, k) for k in r.KEY)  # noqa: E731
         assert repr(records.read(tmp_path, table)) == repr(sorted(mine, key=key))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    (
+        (("probes", "3"), "options.probes must be at least 4, got 3"),
+        (("fractions", "0.1", "1.5"), "options.fractions must be in [0.0, 1.0], got 1.5"),
+        (("clipped-fractions",), "options.clipped_fractions must hold at least one number, got ()"),
+    ),
+)
+def test_options_that_no_instrument_takes_are_refused(words, message, tmp_path, capsys):
+    option, *values = words
+    asked = ["anatomy", "--task", "mlm", "--out", str(tmp_path / "run")]
+    assert main([*asked, f"--options.{option}", *values]) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
