@@ -16,14 +16,14 @@ import jax
 
 
 def interleaved_seconds(
-    runs: Mapping[str, Callable[[], Any]], *, repeats: int, warmups: int = 1
-) -> dict[str, list[float]]:
+    runs: Mapping[Any, Callable[[], Any]], *, repeats: int, warmups: int = 1
+) -> dict[Any, list[float]]:
     """Seconds per run of each callable, taking turns so that a busy machine slows all alike.
 
     A result that is a JAX array is waited for. The first `warmups` rounds, which compile, do not
     count.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    seconds: dict[Any, list[float]] = {name: [] for name in runs}
     for round_number in range(warmups + repeats):
         for name, run in runs.items():
             start = time.perf_counter()
@@ -33,7 +33,7 @@ def interleaved_seconds(
     return seconds
 
 
-def compare(seconds: Mapping[str, Sequence[float]], reference: str) -> list[dict[str, Any]]:
+def compare(seconds: Mapping[Any, Sequence[float]], reference: Any) -> list[dict[str, Any]]:
     """A row per callable: median and least seconds, and the median ratio to the reference.
 
     Ratios are taken within each round, where both met the same machine.

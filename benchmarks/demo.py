@@ -71,13 +71,13 @@ def profile(cache: str, overrides: dict[str, Any]) -> list[dict[str, Any]]:
     add("all", {"seconds": started})
     return [
         {
-            "stage": stage,
+            "part": part,
             "seconds": row["seconds"],
             "share": row["seconds"] / whole,
             "cores_busy": row["cpu"] / row["seconds"],
             **{name: row[name] for name in EVENTS},
         }
-        for stage, row in rows.items()
+        for part, row in rows.items()
         if row["seconds"] > 0.05
     ]
 

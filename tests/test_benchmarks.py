@@ -19,6 +19,7 @@ from experiments import document
         ("directions", {"model", "batch", "name", "gradients_each", "times_vhp"}),
         ("train", {"model", "batch", "name", "times_reference", "gradients_added"}),
         ("study", {"model", "part", "here", "torch", "times"}),
+        ("remat", {"model", "batch", "name", "order", "blocks", "temporary_MiB"}),
     ],
 )
 def test_quick_versions_write_their_rows(name, columns, tmp_path, capsys):
@@ -31,6 +32,20 @@ def test_quick_versions_write_their_rows(name, columns, tmp_path, capsys):
     for row in record["rows"]:
         assert columns <= set(row) and (row.get("seconds") or row["here"]) > 0
         assert (row.get("name") or row["part"]) in printed
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("SHARPJAX_BENCHMARKS" not in os.environ, reason="minutes of compilation")
+def test_the_stages_of_a_demo_make_up_the_whole(tmp_path):
+    out = tmp_path / "rows.json"
+    assert main(["demo", "--quick", "--out", str(out)]) == 0
+    for cache in ("cold", "warm"):
+        rows = [r for r in json.loads(out.read_text())["rows"] if r["cache"] == cache]
+        parts = {row["part"]: row["share"] for row in rows}
+        assert parts.pop("all") == 1 and 0.95 < sum(parts.values()) < 1.01
+        assert {"report", "convergence, mlm", "sharpness, translation, sgd trajectory"} <= set(
+            parts
+        )
 
 
 def test_the_documents_numbers_are_the_measured_ones():
