@@ -17,10 +17,10 @@ from rich.console import Console
 
 from experiments import plan, processes, report, results
 from experiments.algorithms import AlgorithmError
-from experiments.anatomy import Options
 from experiments.config import PRESETS, TASKS, TRAJECTORIES, Config, Task, Trajectory
 from experiments.convergence import rates
 from experiments.corpora import DataError
+from experiments.instruments import Options
 from experiments.layout import make_layout
 from experiments.study import RefusedError, Study, with_micro_batch
 from experiments.watch import Interrupted, Watch

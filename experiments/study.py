@@ -20,6 +20,7 @@ import sharpjax
 from experiments import anatomy, convergence, plan, processes, records, sharpness, trajectory
 from experiments import config as configuration
 from experiments.config import Config
+from experiments.instruments import Options
 from experiments.layout import Layout, one_device
 from experiments.tasks import Task, make_task
 from experiments.watch import Watch
@@ -164,7 +165,7 @@ class Study:
         along: str,
         epoch: int | None = None,
         batch: int | None = None,
-        options: anatomy.Options | None = None,
+        options: Options | None = None,
     ) -> None:
         """The anatomy of sharpness at one point of a trajectory."""
         task = self.task(name, self.config.seed)

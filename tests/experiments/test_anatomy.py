@@ -5,10 +5,18 @@ import math
 import numpy as np
 import pytest
 
-from experiments import anatomy, anatomy_figures, anatomy_report, paper, records, report
+from experiments import (
+    anatomy,
+    anatomy_figures,
+    anatomy_report,
+    instruments,
+    paper,
+    records,
+    report,
+)
 from experiments import anatomy_records as rows
 from experiments.__main__ import main
-from experiments.anatomy import Options
+from experiments.instruments import Options
 from experiments.places import KINDS, place_of
 from experiments.study import Study
 from experiments.watch import Interrupted, Watch
@@ -146,8 +154,8 @@ def test_a_tiny_run_resumes_item_by_item(tmp_path):
         task = study.task("translation", 0)
         start = study.start(task)
         again = lambda: anatomy.run(tmp_path, made, task, "adam", start, watch, options=options)  # noqa: E731
-        original = anatomy._lorenz
-        patch.setattr(anatomy, "_lorenz", measure)
+        original = instruments.lorenz
+        patch.setattr(instruments, "lorenz", measure)
         with pytest.raises(Interrupted):
             again()
         first = records.read(tmp_path, rows.Lorenz)
