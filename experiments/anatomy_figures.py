@@ -1,4 +1,4 @@
-"""The anatomy's figures, drawn from its records alone, in the colours of `figures`."""
+"""The anatomy's figures, drawn from its records alone, in the colours of `look`."""
 
 import math
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from experiments import algorithms, figures, paper, records
+from experiments import algorithms, paper, records
 from experiments.anatomy_records import (
     BIN,
     PLACE,
@@ -26,6 +26,7 @@ from experiments.anatomy_records import (
     Ritz,
     SpanValue,
 )
+from experiments.look import Drawn, Look, marker_key, write
 from experiments.places import KINDS
 from sharpjax.spectrum import Spectrum, spectral_density
 
@@ -33,13 +34,13 @@ _SCOPES = {"global": "-", "tensor": (0, (1.2, 1.2))}
 _QUANTITIES = {"momentum": "#d55e00", "gradient": "#333333"}
 
 
-def draw_all(directory: Path | str) -> list[figures.Drawn]:
+def draw_all(directory: Path | str) -> list[Drawn]:
     """Draws every figure that the anatomy's records in `directory` allow, point by point."""
     drawn = []
 
     def save(name: str, title: str, caption: str, draw: Callable[[], Figure]) -> None:
-        paths = figures.write(directory, name, draw)
-        drawn.append(figures.Drawn(name, title, caption, *paths))
+        paths = write(directory, name, draw)
+        drawn.append(Drawn(name, title, caption, *paths))
 
     tables = {
         table: records.read(directory, table)
@@ -90,7 +91,7 @@ def lorenz_figure(rows: dict[type, list]) -> Figure:
     left, right = figure.subplots(1, 2)
     drawn, unsure = [], []
     curves = _by_algorithm(rows[Lorenz])
-    look = figures.Look(curves)
+    look = Look(curves)
     for algorithm, curve in curves.items():
         x = [100 * r.fraction for r in curve]
         total = curve[-1]
@@ -245,7 +246,7 @@ def spectrum_figure(rows: dict[type, list]) -> Figure:
     axes.axvline(high, color="#999999", linewidth=0.8)
     axes.text(high, 0.98, "λ max ", transform=axes.get_xaxis_transform(), ha="right", va="top")
     drawn = []
-    look = figures.Look(r.algorithm for r in rows[Parts])
+    look = Look(r.algorithm for r in rows[Parts])
     for r in rows[Parts]:
         if math.isfinite(r.sharpness):
             axes.axvline(r.sharpness, ymin=0.0, ymax=0.9, **look.line(r.algorithm))
@@ -259,7 +260,7 @@ def spectrum_figure(rows: dict[type, list]) -> Figure:
 def decrease_figure(rows: dict[type, list]) -> Figure:
     """Best decrease of each direction and of the best step in their span; its eigenvalues."""
     mine = in_order(rows[Decrease])
-    look = figures.Look(r.algorithm for r in mine)
+    look = Look(r.algorithm for r in mine)
     figure = Figure(figsize=(9.6, max(4.0, 0.5 * len(mine))), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
     top = 1.6 * max((r.best_decrease for r in mine), default=1.0)
@@ -292,9 +293,9 @@ def decrease_figure(rows: dict[type, list]) -> Figure:
     right.set_xlabel("eigenvector within the span")
     right.set_title("Curvature; filled: trusted")
     handles = [
-        figures._key("s", "best along the direction"),
-        figures._key("D", "the quadratic model’s promise", hollow=True),
-        figures._key("o", "the loss at the model’s step", hollow=True),
+        marker_key("s", "best along the direction"),
+        marker_key("D", "the quadratic model’s promise", hollow=True),
+        marker_key("o", "the loss at the model’s step", hollow=True),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
@@ -303,7 +304,7 @@ def decrease_figure(rows: dict[type, list]) -> Figure:
 def parts_figure(rows: dict[type, list]) -> Figure:
     """vᵀGv and |residual| of each direction, logarithmic."""
     mine = in_order(rows[Parts])
-    look = figures.Look(r.algorithm for r in mine)
+    look = Look(r.algorithm for r in mine)
     figure = Figure(figsize=(8.2, max(3.8, 0.5 * len(mine))), layout="constrained")
     axes = figure.add_subplot()
     for y, r in enumerate(mine):
@@ -328,9 +329,9 @@ def parts_figure(rows: dict[type, list]) -> Figure:
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("magnitude; hollow: negative")
     handles = [
-        figures._key("s", "sharpness vᵀHv"),
-        figures._key("o", "Gauss–Newton vᵀGv"),
-        figures._key("^", "residual"),
+        marker_key("s", "sharpness vᵀHv"),
+        marker_key("o", "Gauss–Newton vᵀGv"),
+        marker_key("^", "residual"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments import algorithms, anatomy_figures, figures, paper, records
+from experiments import algorithms, anatomy_figures, paper, records
 from experiments.anatomy_records import (
     TABLES,
     Block,
@@ -17,13 +17,14 @@ from experiments.anatomy_records import (
     Parts,
     Ritz,
 )
+from experiments.look import Drawn
 from experiments.tables import Table, number
 
 
 def sections(
     directory: Path | str,
     table: Callable[[Table], str],
-    figure: Callable[[figures.Drawn], str],
+    figure: Callable[[Drawn], str],
 ) -> Iterator[str]:
     """HTML of the anatomy, nothing without records; `table` and `figure` are the report's.
 

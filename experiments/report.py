@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from experiments import anatomy_report, claims, figures, paper, records, tables
+from experiments.look import Drawn
 from experiments.tables import Run, Table, number
 
 _CSS = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
@@ -50,7 +51,7 @@ def print_tables(directory: Path | str, console: Console | None = None) -> None:
 # --- The page -------------------------------------------------------------------------------------
 
 
-def _page(run: Run, found: list[claims.Claim], drawn: list[figures.Drawn]) -> str:
+def _page(run: Run, found: list[claims.Claim], drawn: list[Drawn]) -> str:
     preset = run.config.get("preset")
     title = "Directional sharpness" + (f": the {preset} study" if preset else "")
     body = "\n".join(_sections(run, found, drawn))
@@ -62,7 +63,7 @@ def _page(run: Run, found: list[claims.Claim], drawn: list[figures.Drawn]) -> st
     )
 
 
-def _sections(run: Run, found: list[claims.Claim], drawn: list[figures.Drawn]) -> Iterator[str]:
+def _sections(run: Run, found: list[claims.Claim], drawn: list[Drawn]) -> Iterator[str]:
     def pictures(prefix: str) -> Iterator[str]:
         return (_figure(d) for d in drawn if d.name.startswith(prefix))
 
@@ -133,7 +134,7 @@ def _table(table: Table, words: bool = False) -> str:
     )
 
 
-def _figure(drawn: figures.Drawn) -> str:
+def _figure(drawn: Drawn) -> str:
     data = base64.b64encode(drawn.svg.read_bytes()).decode("ascii")
     small = ' class="small"' if drawn.name.startswith("convergence") else ""
     title, caption = html.escape(drawn.title), html.escape(drawn.caption)

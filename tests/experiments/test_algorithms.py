@@ -15,7 +15,6 @@ from experiments import (
     claims,
     config,
     convergence,
-    figures,
     paper,
     records,
     report,
@@ -24,6 +23,7 @@ from experiments import (
 from experiments import anatomy_records as anatomy
 from experiments.__main__ import main
 from experiments.algorithms import AlgorithmError
+from experiments.look import COLOURS, Look
 from experiments.tables import Run, claim_table
 from experiments.trajectory import gradient, mean_loss
 from tests.cases import network
@@ -240,11 +240,11 @@ def test_claims_of_absent_algorithms_are_not_measured_and_the_others_stay(tmp_pa
 
 def test_other_algorithms_have_colours_of_their_own_and_what_is_clipped_shows():
     names = [*paper.ALGORITHMS, "lion", "lion_clip", "muon", "sophia_clip_update", "span"]
-    look = figures.Look(names)
+    look = Look(names)
     assert look.colour("lion") == look.colour("lion_clip") != look.colour("muon")
     families = {algorithms.family(n) for n in names}
     assert len({look.colour(n) for n in families}) == len(families)
-    assert {n: look.colour(n) for n in figures.COLOURS} == figures.COLOURS
+    assert {n: look.colour(n) for n in COLOURS} == COLOURS
     lines = [look.line(n)["linestyle"] for n in ("lion", "lion_clip", "sophia_clip_update")]
     assert len(set(lines)) == 3 and lines[0] == "-"
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import figures, paper, records
+from experiments.look import COLOURS
 from tests.experiments.test_claims import synthetic_rows
 
 COLUMN = ("translation", "adam")
@@ -48,7 +49,7 @@ def test_families_share_a_colour_and_clipped_ones_are_dashed(rows):
     axes = figures.convergence_figure(of(rows, records.Convergence)).axes[0]
     assert len(axes.lines) == len(paper.ALGORITHMS)
     for line, algorithm in zip(axes.lines, paper.ALGORITHMS, strict=True):
-        assert line.get_color() == figures.COLOURS[algorithm.removesuffix("_clip")]
+        assert line.get_color() == COLOURS[algorithm.removesuffix("_clip")]
         assert line.is_dashed() == algorithm.endswith("_clip")
 
 
