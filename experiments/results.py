@@ -146,6 +146,12 @@ def _convergence(make: Callable[[Run], Table]) -> Callable:
     return lambda sources: make(sources.main) if sources.main.convergence_tasks() else None
 
 
+def _control(sources: Sources, name: str) -> Table | None:
+    """Final losses of a run beside the study, in the folder `controls` beside its records."""
+    folder = sources.directory.parent / "controls" / name
+    return tables.final_table(Run(folder)) if (folder / records.Convergence.FILE).exists() else None
+
+
 def _tuning(sources: Sources, task: str) -> Table | None:
     tried = any(row.task == task for row in sources.main.tables[records.Tuning])
     return tables.tuning_table(sources.main, task) if tried else None
@@ -241,6 +247,7 @@ BLOCKS: dict[str, Callable] = {
     "rates": _needs_main(_convergence(tables.rate_table)),
     "final-losses": _needs_main(_convergence(tables.final_table)),
     "tuning": _needs_main(_tuning),
+    "control": _control,
     "ablation-needs": _needs_arms(ablation.needs_table),
     "ablation-where": _needs_arms(ablation.where_table),
     "ablation-sharpness": _needs_arms(

@@ -59,6 +59,7 @@ def sources(tmp_path_factory):
     sharp += [dataclasses.replace(r, epoch=1) for r in rows if isinstance(r, records.Scales)]
     _write(root / "ablation" / "warmup-0", sharp, dataclasses.replace(arm, warmup_steps=0))
     _write(root / "ablation" / "warmup-1000", rows, dataclasses.replace(arm, warmup_steps=1000))
+    _write(root / "controls" / "rate", list(synthetic_rows(epochs=(2,), batches=1)), arm)
     return results.Sources(root / "small", root / "ablation", root)
 
 
@@ -81,6 +82,7 @@ def block(sources, words):
 ARGUMENTS = {
     "sharpness": "translation sgd",
     "tuning": "mlm",
+    "control": "rate",
     "ablation-sharpness": "mlm adam",
     "ablation-scales": "mlm",
     "figures": "landscape",
