@@ -98,10 +98,14 @@ def _block(words: str, inline: bool, sources: Sources) -> str:
 
 def _held(sources: Sources, *column: str) -> str | None:
     """`104 of 112` (or of as many as are measured), of all or of one column."""
-    found = [claim for claim in sources.claims if claim.is_ordering]
+    return _count(sources.claims, column)
+
+
+def _count(found: list[claims.Claim], column: tuple[str, ...] = ()) -> str | None:
     details = [
         detail.held
         for claim in found
+        if claim.is_ordering
         for detail in claim.details
         if not column or (detail.cell["task"], detail.cell["trajectory"]) == column
     ]
@@ -146,10 +150,14 @@ def _convergence(make: Callable[[Run], Table]) -> Callable:
     return lambda sources: make(sources.main) if sources.main.convergence_tasks() else None
 
 
-def _control(sources: Sources, name: str) -> Table | None:
-    """Final losses of a run beside the study, in the folder `controls` beside its records."""
-    folder = sources.directory.parent / "controls" / name
-    return tables.final_table(Run(folder)) if (folder / records.Convergence.FILE).exists() else None
+def _needs_control(make: Callable) -> Callable:
+    """A block of a run beside the study, in the folder `controls` beside its records."""
+
+    def block(sources: Sources, name: str, *arguments: str) -> Table | str | None:
+        folder = sources.directory.parent / "controls" / name
+        return make(Run(folder), *arguments) if any(folder.glob("*.csv")) else None
+
+    return block
 
 
 def _tuning(sources: Sources, task: str) -> Table | None:
@@ -247,7 +255,11 @@ BLOCKS: dict[str, Callable] = {
     "rates": _needs_main(_convergence(tables.rate_table)),
     "final-losses": _needs_main(_convergence(tables.final_table)),
     "tuning": _needs_main(_tuning),
-    "control": _control,
+    "control-losses": _needs_control(tables.final_table),
+    "control-held": _needs_control(lambda run: _count(claims.evaluate(run.rows))),
+    "control-sharpness": _needs_control(
+        lambda run, task, trajectory: tables.ratio_table(run, _column(task, trajectory))
+    ),
     "ablation-needs": _needs_arms(ablation.needs_table),
     "ablation-where": _needs_arms(ablation.where_table),
     "ablation-sharpness": _needs_arms(
