@@ -2,10 +2,15 @@
 
 A gradient, and slope and sharpness along one direction by `method="reverse"`, each with its blocks
 kept and computed again. XLA:CPU orders instructions for concurrency, which starts recomputation
-early and keeps what it makes; accelerators order them for least memory. Both orders are compiled.
+early and keeps what it makes; accelerators order them for least memory. Both orders are compiled,
+in a process each, since XLA reads the order once.
 """
 
 import argparse
+import json
+import os
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -16,40 +21,44 @@ from benchmarks.directions import MODELS, batch_of, directions_like
 from sharpjax.curvature import _measure
 from sharpjax.models import init_params, make_loss
 
-ORDERS = {"concurrency": True, "least memory": False}
+ORDERS = {"concurrency": "true", "least memory": "false"}
 
 
-def compare(name: str, examples: int, length: int, repeats: int) -> list[dict[str, Any]]:
+def in_process(order: str, *arguments: Any) -> list[dict[str, Any]]:
+    """The rows of `compare` in a process whose XLA orders so."""
+    flag = f"--xla_cpu_enable_concurrency_optimized_scheduler={ORDERS[order]}"
+    environment = os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()}
+    code = "import json; from benchmarks.remat import compare; "
+    code += f"print(json.dumps(compare{(order, *arguments)!r}))"
+    run = [sys.executable, "-c", code]
+    done = subprocess.run(run, stdout=subprocess.PIPE, env=environment, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def compare(
+    order: str, name: str, examples: int, length: int, repeats: int
+) -> list[dict[str, Any]]:
     params, batch = init_params(MODELS[name], jax.random.key(0)), batch_of(name, examples, length)
-    updates, batches = (
-        directions_like(params, 1),
-        jax.tree.map(lambda x: jnp.asarray(x)[None], batch),
-    )
-    runs, temporaries = {}, {}
-    for order, concurrent in ORDERS.items():
-        options = {"xla_cpu_enable_concurrency_optimized_scheduler": concurrent}
-        for blocks, remat in (("kept", False), ("again", True)):
-            loss = make_loss(MODELS[name].clone(remat=remat), remat=remat)
-            gradient = jax.jit(jax.value_and_grad(loss)).lower(params, batch)
-            arguments = params, updates, batches, ()
-            reverse = _measure.lower(loss, *arguments, "reverse", 1)
-            for what, lowered, given in (
-                ("gradient", gradient, (params, batch)),
-                ("reverse", reverse, arguments),
-            ):
-                made = lowered.compile(compiler_options=options)
-                runs[what, order, blocks] = lambda made=made, given=given: made(*given)
-                temporaries[what, order, blocks] = made.memory_analysis().temp_size_in_bytes
+    updates = directions_like(params, 1)
+    arguments = params, updates, jax.tree.map(lambda x: jnp.asarray(x)[None], batch), ()
+    programs = {}
+    for blocks, remat in (("kept", False), ("again", True)):
+        loss = make_loss(MODELS[name].clone(remat=remat), remat=remat)
+        gradient = jax.jit(jax.value_and_grad(loss)).lower(params, batch).compile()
+        reverse = _measure.lower(loss, *arguments, "reverse", 1).compile()
+        programs["gradient", blocks] = gradient, (params, batch)
+        programs["reverse", blocks] = reverse, arguments
+    runs = {key: lambda run=run, given=given: run(*given) for key, (run, given) in programs.items()}
     seconds = _harness.interleaved_seconds(runs, repeats=repeats)
     rows = []
     for what in ("gradient", "reverse"):
-        for order in ORDERS:
-            mine = {key: values for key, values in seconds.items() if key[:2] == (what, order)}
-            for row in _harness.compare(mine, (what, order, "kept")):
-                key = row.pop("name")
-                size = {"temporary_MiB": round(temporaries[key] / 2**20)}
-                about = {"model": name, "batch": f"{examples}x{length}", "name": what}
-                rows.append({**about, "order": order, "blocks": key[2], **row, **size})
+        mine = {key: values for key, values in seconds.items() if key[0] == what}
+        for row in _harness.compare(mine, (what, "kept")):
+            key = row.pop("name")
+            about = {"model": name, "batch": f"{examples}x{length}", "name": what}
+            temporary = programs[key][0].memory_analysis().temp_size_in_bytes
+            size = {"temporary_MiB": round(temporary / 2**20)}
+            rows.append({**about, "order": order, "blocks": key[1], **row, **size})
     return rows
 
 
@@ -65,7 +74,11 @@ def main(arguments: list[str]) -> None:
     examples, length = (2, 8) if options.quick else (8, 128)
     rows = []
     for name in models:
-        found = compare(name, examples, length, options.repeats)
+        found = [
+            row
+            for order in ORDERS
+            for row in in_process(order, name, examples, length, options.repeats)
+        ]
         _harness.print_table(found, f"Blocks kept and computed again, {name}")
         rows += found
     if options.out:
