@@ -19,7 +19,7 @@ small: $(VENV)/.experiments  ## The study, in runs/small; the same command conti
 anatomy: $(VENV)/.experiments  ## The anatomy of its first measured points, in the same directory.
 	set -e; for task in translation mlm; do for trajectory in sgd adam; do \
 	  $(BIN)/python -m experiments anatomy $(STUDY) --replicates 2 --out runs/small \
-	    --task $$task --trajectory $$trajectory; done; done
+	    --task $$task --trajectory $$trajectory --options.clipped momentum; done; done
 
 ablation: $(VENV)/.experiments  ## From scratch against warmed up, in runs/ablation.
 	set -e; for steps in $(WARMUPS); do \
