@@ -9,9 +9,6 @@ import argparse
 import collections
 import contextlib
 import dataclasses
-import json
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -93,10 +90,7 @@ def main(arguments: list[str]) -> None:
     rows = []
     with tempfile.TemporaryDirectory() as cache:
         for run in ("cold", "warm"):
-            code = "import json; from benchmarks.demo import profile; "
-            code += f"print(json.dumps(profile({cache!r}, {overrides!r})))"
-            done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)
-            found = json.loads(done.stdout.splitlines()[-1])
+            found = _harness.rows_of(f"benchmarks.demo.profile({cache!r}, {overrides!r})")
             rows += [{"cache": run, **row} for row in found]
     _harness.print_table(rows, "Where the time of a demo goes")
     if options.out:

@@ -7,10 +7,7 @@ in a process each, since XLA reads the order once.
 """
 
 import argparse
-import json
 import os
-import subprocess
-import sys
 from typing import Any
 
 import jax
@@ -27,12 +24,8 @@ ORDERS = {"concurrency": "true", "least memory": "false"}
 def in_process(order: str, *arguments: Any) -> list[dict[str, Any]]:
     """The rows of `compare` in a process whose XLA orders so."""
     flag = f"--xla_cpu_enable_concurrency_optimized_scheduler={ORDERS[order]}"
-    environment = os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()}
-    code = "import json; from benchmarks.remat import compare; "
-    code += f"print(json.dumps(compare{(order, *arguments)!r}))"
-    run = [sys.executable, "-c", code]
-    done = subprocess.run(run, stdout=subprocess.PIPE, env=environment, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+    return _harness.rows_of(f"benchmarks.remat.compare{(order, *arguments)!r}", XLA_FLAGS=flags)
 
 
 def compare(
