@@ -64,13 +64,12 @@ def profile(cache: str, overrides: dict[str, Any]) -> list[dict[str, Any]]:
         before = clocks()
         report.write_report(Path(folder))
         add("report", before)
-    whole = clocks()["seconds"] - started
     add("all", {"seconds": started})
     return [
         {
             "part": part,
             "seconds": row["seconds"],
-            "share": row["seconds"] / whole,
+            "share": row["seconds"] / rows["all"]["seconds"],
             "cores_busy": row["cpu"] / row["seconds"],
             **{name: row[name] for name in EVENTS},
         }
