@@ -85,8 +85,19 @@ def environment() -> dict[str, Any]:
 
 
 def write_json(path: str | Path, benchmark: str, rows: Sequence[Mapping[str, Any]], **more: Any):
-    """Write rows with their environment; `more` is added at the top level."""
+    """Write rows with their environment; `more` is added at the top level.
+
+    Rows of other models that the file has from the same environment stay: models can be measured
+    one after another.
+    """
     record = {"benchmark": benchmark, "environment": environment(), **more, "rows": list(rows)}
+    before = json.loads(Path(path).read_text()) if Path(path).exists() else {}
+    if before.get("environment") == record["environment"]:
+        now = {None, *(row.get("model") for row in rows)}
+        for key, found in record.items():
+            if isinstance(found, list):
+                old = before.get(key, [])
+                record[key] = [row for row in old if row.get("model") not in now] + found
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(json.dumps(record, indent=2) + "\n")
 

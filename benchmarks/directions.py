@@ -34,7 +34,7 @@ from sharpjax.models import (
 )
 
 SIZES = ("8x128", "4x64")
-PEERS = ("vhp", "torch.func")
+PEERS = ("vhp", "torch.func", *(["curvlinops"] if importlib.util.find_spec("curvlinops") else []))
 TINY_T5 = {"vocab_size": 99, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
 TINY_ROBERTA = {
     "vocab_size": 99,
@@ -149,11 +149,39 @@ def peer(kind: str, model: Any, batch: Any) -> Callable[[], Any]:
         grad = torch.func.grad(loss, argnums=tuple(range(len(params))))
         return dot(torch.func.jvp(grad, params, v)[1], v)
 
+    if kind == "curvlinops":
+        operator, flat = curvlinops_hessian(model, inputs), torch.cat([x.flatten() for x in v])
+        return lambda: float(operator @ flat @ flat)
     return {
         "gradient (torch)": gradient,
         "vhp": lambda: dot(torch.autograd.functional.vhp(loss, params, v)[1], v),
         "torch.func": jvp_of_grad,
     }[kind]
+
+
+def curvlinops_hessian(model: Any, inputs: dict[str, Any]) -> Any:
+    """Its operator of the loss that the model computes itself, over one batch."""
+    import curvlinops  # pyright: ignore[reportMissingImports]
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = model
+
+        def forward(self, _):
+            return self.inner(**inputs).loss
+
+    class Loss(torch.nn.Module):
+        reduction = "sum"  # The model's loss is the mean over the batch already.
+
+        def forward(self, prediction, _):
+            return prediction
+
+    one = torch.zeros(1)
+    params = list(model.parameters())
+    return curvlinops.HessianLinearOperator(
+        Model(), Loss(), params, [(one, one)], check_deterministic=False
+    )
 
 
 def compare_methods(
@@ -171,11 +199,13 @@ def compare_methods(
         runs[method] = lambda run=run, arguments=arguments: run(*arguments)
     for kind in ("gradient (torch)", *peers):
         runs[kind] = peer(kind, model, batch)
-    if importlib.util.find_spec("curvlinops"):
-        runs["curvlinops"] = curvlinops_product(model, batch)
 
     answers = {m: float(runs[m]()["direction 0"].sharpness) for m in METHODS}
     answers |= {kind: runs[kind]() for kind in peers}
+    if isinstance(MODELS[name], RobertaForMaskedLM):
+        # curvlinops 3.0.1 differs from all others, PyTorch's included, in the rows of LayerNorm's
+        # weights: by up to their own size in float64. On T5, which has none, it agrees.
+        answers.pop("curvlinops", None)
     spread = max(answers.values()) - min(answers.values())
     if spread > 0.05 * max(map(abs, answers.values())):
         raise AssertionError(f"{name}, {examples}x{length}: the sharpness differs: {answers}")
@@ -202,33 +232,6 @@ def compare_methods(
             }
         )
     return rows
-
-
-def curvlinops_product(model: Any, batch: Any) -> Callable[[], Any]:
-    """Hv along the parameters by curvlinops' operator, if it is installed."""
-    import curvlinops  # pyright: ignore[reportMissingImports]
-
-    inputs = {k: torch.from_numpy(np.asarray(x)).long() for k, x in batch.items()}
-    params = [p for p in model.parameters() if p.requires_grad]
-
-    class Loss(torch.nn.Module):
-        def forward(self, prediction, _):
-            return prediction
-
-    class Model(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner = model
-
-        def forward(self, _):
-            return self.inner(**inputs).loss
-
-    one = torch.zeros(1)
-    operator = curvlinops.HessianLinearOperator(
-        Model(), Loss(), params, [(one, one)], check_deterministic=False
-    )
-    v = torch.cat([p.detach().flatten() for p in params])
-    return lambda: operator @ v
 
 
 def peak_memory(
@@ -302,13 +305,13 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--sizes", nargs="+", default=SIZES, help="examples x tokens")
     parser.add_argument("--count", type=int, default=7, help="directions")
     parser.add_argument("--repeats", type=int, default=2)
-    # The loop is what all is compared with; the other takes 7 GB and more.
-    parser.add_argument("--no-torch-func", action="store_true", help="leave that peer out")
+    # The loop is what all is compared with; the others take 7 GB and more.
+    parser.add_argument("--peers", nargs="*", choices=PEERS[1:], default=PEERS[1:], help="with vhp")
     parser.add_argument("--quick", action="store_true", help="tiny models: a smoke test")
     parser.add_argument("--out", help="write the rows to this JSON file")
     options = parser.parse_args(arguments)
 
-    peers = PEERS[:1] if options.no_torch_func else PEERS
+    peers = PEERS[0], *options.peers
     models = ["tiny-t5", "tiny-roberta"] if options.quick else options.models
     asked = ["2x8"] if options.quick else options.sizes
     sizes = [tuple(map(int, size.split("x"))) for size in asked]

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from benchmarks import report
+from benchmarks import _harness, report
 from benchmarks.__main__ import main
 from experiments import document
 
@@ -54,6 +54,20 @@ def test_the_documents_numbers_are_the_measured_ones():
     # What is asked for, figures of the design, and seven updates of 60 million numbers.
     allowed = ("0.05", "2.5", "1.5", "0.018", "0.29", "1.8")
     assert document.unmarked_numbers(text, allowed) == []
+
+
+def test_models_can_be_measured_one_after_another(tmp_path):
+    out = tmp_path / "rows.json"
+    for model, seconds in (("a", 1), ("b", 2), ("a", 3)):
+        rows = [{"model": model, "seconds": seconds}]
+        _harness.write_json(out, "train", rows, memory=rows, count=seconds)
+    record = json.loads(out.read_text())
+    assert [(r["model"], r["seconds"]) for r in record["rows"]] == [("b", 2), ("a", 3)]
+    assert record["memory"] == record["rows"] and record["count"] == 3
+    record["environment"]["cores"] = -1
+    out.write_text(json.dumps(record))
+    _harness.write_json(out, "train", rows)
+    assert json.loads(out.read_text())["rows"] == rows
 
 
 def test_a_block_without_a_record_says_so():
