@@ -196,18 +196,22 @@ def _costs(sources: Sources) -> Table | None:
     folders = [path.parent for path in sources.ablation.glob(f"*/{records.Sharpness.FILE}")]
     arms = sorted(map(Run, folders), key=lambda run: run.config["warmup_steps"])
     runs += [(f"ablation, {run.config['warmup_steps']:,} steps", run) for run in arms]
+    return _cost_table(runs) if runs else None
+
+
+def _cost_table(runs: list[tuple[str, Run]]) -> Table:
+    """The first run's stages, and every run's total."""
     rows, machines = [], {}
     for name, run in runs:
         walls = run.provenance.get("wall_seconds", {})
-        stages = [(f"{name}: {stage}", seconds) for stage, seconds in walls.items()]
-        for label, seconds in stages if run is sources.main else []:
-            rows.append((label, report.duration(seconds), ""))
+        for stage, seconds in walls.items() if run is runs[0][1] else ():
+            rows.append((f"{name}: {stage}", report.duration(seconds), ""))
         memory = run.provenance.get("peak_memory_mib")
         shown = f"{memory / 1024:.1f} GiB" if memory else "not recorded"
         rows.append((f"{name}, together", report.duration(sum(walls.values())), shown))
         machines[run.provenance.get("device", "unknown")] = None
     caption = f"Machine: {'; '.join(machines)}. Wall time is of every attempt together."
-    return Table("", ("", "wall time", "peak memory"), rows, caption) if rows else None
+    return Table("", ("", "wall time", "peak memory"), rows, caption)
 
 
 def _figures(sources: Sources, prefix: str) -> str | None:
@@ -260,6 +264,7 @@ BLOCKS: dict[str, Callable] = {
     "control-sharpness": _needs_control(
         lambda run, task, trajectory: tables.ratio_table(run, _column(task, trajectory))
     ),
+    "control-costs": _needs_control(lambda run: _cost_table([("study", run)])),
     "ablation-needs": _needs_arms(ablation.needs_table),
     "ablation-where": _needs_arms(ablation.where_table),
     "ablation-sharpness": _needs_arms(

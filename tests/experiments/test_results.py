@@ -84,6 +84,7 @@ ARGUMENTS = {
     "tuning": "mlm",
     "control-losses": "rate",
     "control-held": "rate",
+    "control-costs": "rate",
     "control-sharpness": "rate mlm adam",
     "ablation-sharpness": "mlm adam",
     "ablation-scales": "mlm",
