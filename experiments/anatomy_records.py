@@ -1,9 +1,13 @@
 """The rows that an anatomy writes, in the manner of `records`: a CSV file a table."""
 
 import dataclasses
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
-from experiments import records
+import numpy as np
+
+from experiments import algorithms, paper, records
+from sharpjax.spectrum import Spectrum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,3 +183,50 @@ TABLES = (
     *(Lorenz, Block, Correlation, Density, SpanPair, SpanValue, Decrease, Parts, Ritz, Clipped),
 )
 BIN = 0.25
+
+
+def points(directory: Path | str) -> dict[tuple, dict[type, list]]:
+    """The points with any record, in the order of the paper's columns, and their rows by table."""
+    tables = {table: records.read(directory, table) for table in TABLES}
+    place_of = lambda row: tuple(getattr(row, k) for k in PLACE)  # noqa: E731
+    order = list(paper.TABLE)
+    rank = lambda p: (order.index(p[:2]) if p[:2] in order else len(order), *p)  # noqa: E731
+    places = sorted({place_of(r) for rows in tables.values() for r in rows}, key=rank)
+    return {
+        place: {table: [r for r in rows if place_of(r) == place] for table, rows in tables.items()}
+        for place in places
+    }
+
+
+def suffix(place: tuple) -> str:
+    """How the names of a point's figures end."""
+    return "_".join(map(str, place[:2])) + f"_s{place[2]}_e{place[3]:02d}b{place[4]:03d}"
+
+
+def by_algorithm(rows: list) -> dict[str, list]:
+    """The rows of each algorithm, in the tables' order."""
+    names = algorithms.in_order(r.algorithm for r in rows)
+    return {a: [r for r in rows if r.algorithm == a] for a in names}
+
+
+def in_order(rows: list) -> list:
+    """A row an algorithm, in the tables' order; the span, which is none, last."""
+    names = algorithms.in_order(r.algorithm for r in rows)
+    return sorted(rows, key=lambda r: (is_span(r), names.index(r.algorithm)))
+
+
+def is_span(row: Any) -> bool:
+    """Whether a row is of the best step in all directions' span, not of an algorithm."""
+    return row.algorithm == "span"
+
+
+def as_spectrum(rows: list[Ritz]) -> Spectrum:
+    """The recorded Ritz values as the library's spectrum."""
+    probes = max(r.probe for r in rows) + 1
+    steps = max(r.index for r in rows) + 1
+    values, weights, residuals = np.zeros((3, probes, steps))
+    for r in rows:
+        values[r.probe, r.index] = r.eigenvalue
+        weights[r.probe, r.index] = r.weight
+        residuals[r.probe, r.index] = r.residual
+    return Spectrum(values, weights, residuals, rows[0].parameters)

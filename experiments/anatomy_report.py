@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments import algorithms, anatomy_figures, paper, records
+from experiments import algorithms, anatomy_figures, paper
 from experiments.anatomy_records import (
-    TABLES,
     Block,
     Clipped,
     Correlation,
@@ -16,6 +15,10 @@ from experiments.anatomy_records import (
     Lorenz,
     Parts,
     Ritz,
+    as_spectrum,
+    in_order,
+    points,
+    suffix,
 )
 from experiments.look import Drawn
 from experiments.tables import Table, number
@@ -30,11 +33,9 @@ def sections(
 
     Draws the figures into DIR/figures.
     """
-    rows = {t: records.read(directory, t) for t in TABLES}
     drawn = anatomy_figures.draw_all(directory)
-    for place in anatomy_figures.places(rows):
-        here = {t: anatomy_figures.at(rows[t], place) for t in TABLES}
-        end = anatomy_figures.suffix(place)
+    for place, here in points(directory).items():
+        end = suffix(place)
         mine = {d.name.removesuffix("_" + end): d for d in drawn if d.name.endswith(end)}
         title = f"{paper.column_name(place[:2])}, epoch {place[3]}, batch {place[4]}"
         yield f"<h2>Anatomy of sharpness: {html.escape(title)}</h2>"
@@ -56,7 +57,7 @@ def context(rows: dict[type, list]) -> Table | None:
         return None
     largest = residual = math.nan
     if rows[Ritz]:
-        largest, residual = anatomy_figures.as_spectrum(rows[Ritz]).largest
+        largest, residual = as_spectrum(rows[Ritz]).largest
     lines = []
     for algorithm in algorithms.in_order(r.algorithm for r in rows[Parts]):
         part = _one(rows[Parts], algorithm=algorithm)
@@ -127,7 +128,7 @@ def span(rows: dict[type, list]) -> Table | None:
     if not rows[Decrease]:
         return None
     lines = []
-    for r in anatomy_figures.in_order(rows[Decrease]):
+    for r in in_order(rows[Decrease]):
         whole = r.algorithm == "span"
         label = "best step in the span" if whole else algorithms.label(r.algorithm)
         values = (r.best_decrease, r.best_step, r.predicted_decrease, r.model_decrease)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from experiments import (
     ablation,
-    anatomy_figures,
     anatomy_records,
     anatomy_report,
     claims,
@@ -48,11 +47,7 @@ class Sources:
     @functools.cached_property
     def places(self) -> dict[tuple, dict[type, list]]:
         """The points whose anatomy is recorded, each with its rows."""
-        rows = {t: records.read(self.directory, t) for t in anatomy_records.TABLES}
-        return {
-            place: {t: anatomy_figures.at(rows[t], place) for t in rows}
-            for place in anatomy_figures.places(rows)
-        }
+        return anatomy_records.points(self.directory)
 
 
 def write(path: Path, main: Path, ablation: Path) -> bool:
