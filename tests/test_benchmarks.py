@@ -48,6 +48,17 @@ def test_the_stages_of_a_demo_make_up_the_whole(tmp_path):
         )
 
 
+@pytest.mark.slow
+@pytest.mark.skipif("SHARPJAX_BENCHMARKS" not in os.environ, reason="minutes of compilation")
+def test_a_process_takes_what_was_planned_and_its_own_programs(tmp_path):
+    out = tmp_path / "rows.json"
+    assert main(["plan", "--quick", "--out", str(out)]) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert {row["model"] for row in rows} == {"tiny-t5", "tiny-roberta"}
+    # Of models so small the programs are nearly all.
+    assert all(0 < row["planned_MiB"] < row["process_MiB"] < 500 for row in rows)
+
+
 def test_the_documents_numbers_are_the_measured_ones():
     text = (report.ROOT / "BENCHMARKS.md").read_text(encoding="utf-8")
     assert document.fill(text, report.block) == text
