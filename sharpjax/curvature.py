@@ -44,9 +44,7 @@ class DirectionStats(NamedTuple):
     sharpness: jax.Array  # vᵀHv, loss per unit of distance squared.
     sharpness_se: jax.Array  # Sample deviation over M micro-batches/√M; NaN with one.
     update_norm: jax.Array  # ‖u‖₂.
-    newton_step: (
-        jax.Array
-    )  # −slope/sharpness, where the quadratic is least; NaN if it is not convex.
+    newton_step: jax.Array  # −slope/sharpness, the quadratic's minimum; NaN if it is not convex.
     predicted_decrease: jax.Array  # slope²/(2·sharpness), its decrease there; NaN likewise.
 
 
