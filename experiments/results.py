@@ -107,6 +107,12 @@ def _count(found: list[claims.Claim], column: tuple[str, ...] = ()) -> str | Non
     return f"{sum(details)} of {len(details)}" if details else None
 
 
+def _seed_held(sources: Sources, seed: str) -> str | None:
+    """The count of one seed alone, whose ratios are not averaged with others'."""
+    rows = [row for row in sources.main.rows if row.seed == int(seed)]
+    return _count(claims.evaluate(rows)) if rows else None
+
+
 def _needs_main(make: Callable) -> Callable:
     def block(sources: Sources, *arguments: str) -> Table | str | None:
         return make(sources, *arguments) if sources.main else None
@@ -237,6 +243,7 @@ def _column(task: str, trajectory: str) -> tuple[str, str]:
 BLOCKS: dict[str, Callable] = {
     "verdict": _needs_main(lambda sources: tables.verdict(sources.claims, sources.main)),
     "held": _held,
+    "seed-held": _needs_main(_seed_held),
     "run": _needs_main(_run),
     "summary": _needs_main(_summary),
     "sharpness": _needs_main(_sharpness),
