@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 DATA ?= ../shared/data
 STUDY := --preset small --translation.corpus $(DATA)/books_standin_en_fr --mlm.corpus $(DATA)/imdb
 WARMUPS := 0 100 300 1000
+CONTROLS := sgd_clip-table-2 another-seed
 
 .PHONY: demo small anatomy ablation controls results test quick lint clean
 
@@ -27,12 +28,14 @@ ablation: $(VENV)/.experiments  ## From scratch against warmed up, in runs/ablat
 	    --measured-epochs 2 5 --measured-batches 3 --landscape-points 3 \
 	    --out runs/ablation/warmup-$$steps; done
 
-controls: $(VENV)/.experiments  ## Clipped SGD at the paper's rate, where the searched one is too high.
+controls: $(VENV)/.experiments  ## Clipped SGD at the paper's rate, and convergence on another seed.
 	$(BIN)/python -m experiments convergence $(STUDY) --no-tune --task mlm --algorithms sgd_clip \
 	  --out runs/controls/sgd_clip-table-2
+	set -e; for task in translation mlm; do $(BIN)/python -m experiments convergence $(STUDY) \
+	  --seed 1 --task $$task --out runs/controls/another-seed; done
 
 results: $(VENV)/.experiments  ## results/, RESULTS.md and the README from the runs that are there.
-	set -e; for run in small $(WARMUPS:%=ablation/warmup-%) controls/sgd_clip-table-2; do \
+	set -e; for run in small $(WARMUPS:%=ablation/warmup-%) $(CONTROLS:%=controls/%); do \
 	  if [ -d runs/$$run ]; then mkdir -p results/$$run; \
 	    cp runs/$$run/*.csv runs/$$run/config.json runs/$$run/provenance.json results/$$run/; fi; done
 	rm -f results/ablation/*/histogram.csv  # Larger than all the rest, and nothing reads it there.
