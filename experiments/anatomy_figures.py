@@ -22,8 +22,6 @@ from experiments.anatomy_records import (
     SpanValue,
     in_order,
     is_span,
-    points,
-    suffix,
 )
 from experiments.look import Drawn, Look, marker_key, write
 
@@ -31,21 +29,16 @@ _SCOPES = {"global": "-", "tensor": (0, (1.2, 1.2))}
 _QUANTITIES = {"momentum": "#d55e00", "gradient": "#333333"}
 
 
-def draw_all(directory: Path | str) -> list[Drawn]:
-    """Draws every figure that the anatomy's records in `directory` allow, point by point."""
-    drawn = []
-
-    def save(name: str, title: str, caption: str, draw: Callable[[], Figure]) -> None:
-        paths = write(directory, name, draw)
-        drawn.append(Drawn(name, title, caption, *paths))
-
-    for place, rows in points(directory).items():
-        end = suffix(place)
-        seven = paper.seven(r.algorithm for r in rows[Decrease] if not is_span(r))
-        for table, name, title, caption, draw in _FIGURES:
-            title = title.format(seven=seven)
-            if rows[table]:
-                save(f"{name}_{end}", title, caption, lambda draw=draw, rows=rows: draw(rows))
+def draw(directory: Path | str, place: tuple, rows: dict[type, list]) -> dict[str, Drawn]:
+    """Draws every figure that a point's records allow into DIR/figures; by the kind of figure."""
+    end = "_".join(map(str, place[:2])) + f"_s{place[2]}_e{place[3]:02d}b{place[4]:03d}"
+    seven = paper.seven(r.algorithm for r in rows[Decrease] if not is_span(r))
+    drawn = {}
+    for table, kind, title, caption, make in _FIGURES:
+        if rows[table]:
+            name = f"{kind}_{end}"
+            paths = write(directory, name, lambda make=make: make(rows))
+            drawn[kind] = Drawn(name, title.format(seven=seven), caption, *paths)
     return drawn
 
 

@@ -187,20 +187,14 @@ BIN = 0.25
 
 def points(directory: Path | str) -> dict[tuple, dict[type, list]]:
     """The points with any record, in the order of the paper's columns, and their rows by table."""
-    tables = {table: records.read(directory, table) for table in TABLES}
-    place_of = lambda row: tuple(getattr(row, k) for k in PLACE)  # noqa: E731
+    found: dict[tuple, dict[type, list]] = {}
+    for table in TABLES:
+        for row in records.read(directory, table):
+            place = tuple(getattr(row, k) for k in PLACE)
+            found.setdefault(place, {t: [] for t in TABLES})[table].append(row)
     order = list(paper.TABLE)
     rank = lambda p: (order.index(p[:2]) if p[:2] in order else len(order), *p)  # noqa: E731
-    places = sorted({place_of(r) for rows in tables.values() for r in rows}, key=rank)
-    return {
-        place: {table: [r for r in rows if place_of(r) == place] for table, rows in tables.items()}
-        for place in places
-    }
-
-
-def suffix(place: tuple) -> str:
-    """How the names of a point's figures end."""
-    return "_".join(map(str, place[:2])) + f"_s{place[2]}_e{place[3]:02d}b{place[4]:03d}"
+    return {place: found[place] for place in sorted(found, key=rank)}
 
 
 def by_algorithm(rows: list) -> dict[str, list]:

@@ -17,8 +17,8 @@ from experiments.anatomy_records import (
     Ritz,
     as_spectrum,
     in_order,
+    is_span,
     points,
-    suffix,
 )
 from experiments.look import Drawn
 from experiments.tables import Table, number
@@ -33,10 +33,8 @@ def sections(
 
     Draws the figures into DIR/figures.
     """
-    drawn = anatomy_figures.draw_all(directory)
     for place, here in points(directory).items():
-        end = suffix(place)
-        mine = {d.name.removesuffix("_" + end): d for d in drawn if d.name.endswith(end)}
+        mine = anatomy_figures.draw(directory, place, here)
         title = f"{paper.column_name(place[:2])}, epoch {place[3]}, batch {place[4]}"
         yield f"<h2>Anatomy of sharpness: {html.escape(title)}</h2>"
         for made, names in (
@@ -129,8 +127,7 @@ def span(rows: dict[type, list]) -> Table | None:
         return None
     lines = []
     for r in in_order(rows[Decrease]):
-        whole = r.algorithm == "span"
-        label = "best step in the span" if whole else algorithms.label(r.algorithm)
+        label = "best step in the span" if is_span(r) else algorithms.label(r.algorithm)
         values = (r.best_decrease, r.best_step, r.predicted_decrease, r.model_decrease)
         lines.append((label, *map(number, values)))
     header = ("", "best decrease", "its distance", "model’s promise", "loss at the model’s step")

@@ -152,7 +152,8 @@ def _float64_errors(run: Run, column: tuple[str, str]) -> tuple[dict[str, float]
     points = sorted({(r.task, r.trajectory, r.seed, r.epoch, r.batch) for r in here})
     task, trajectory, _, epoch, batch = points[0]
     where = f"{paper.column_name((task, trajectory))}, epoch {epoch}, batch {batch}"
-    more = f" and {len(points) - 1} more points, the largest" * (len(points) > 1)
+    others = len(points) - 1
+    more = f" and {others} more point{'s' * (others > 1)}, the largest" * (others > 0)
     errors: dict[str, float] = {}
     for row in here:
         errors[row.algorithm] = max(row.relative_error, errors.get(row.algorithm, 0.0))
