@@ -27,11 +27,9 @@ def prepared(name: str, examples: int, length: int) -> tuple[Any, ...]:
 
     task = next(task for kind, task in TASKS.items() if kind in name)
     sizes = dict.fromkeys(("batch_size", "micro_batch_size", "test_examples"), examples)
-    config = dataclasses.replace(PRESETS["paper"], **sizes)
-    lengths = {"length": length, "target_length": length}
-    config = dataclasses.replace(
-        config, **{task: dataclasses.replace(getattr(config, task), **lengths)}
-    )
+    paper = PRESETS["paper"]
+    about = dataclasses.replace(getattr(paper, task), length=length, target_length=length)
+    config = dataclasses.replace(paper, **sizes, **{task: about})
     return plan.plan(config, task, MODELS[name], one_device()), config, MODELS[name]
 
 
