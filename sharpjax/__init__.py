@@ -14,12 +14,10 @@ from sharpjax.clip_curve import ClipPoint, clip_curve
 from sharpjax.clipping import clip_top_fraction, coord_clip, top_fraction_threshold
 from sharpjax.curvature import (
     DirectionalTaylor,
-    DirectionStats,
     coordinate_sharpness,
     directional_sharpness,
     directional_taylor,
     hvp,
-    measure_directions,
 )
 from sharpjax.diagonal import (
     HessianDiagonal,
@@ -29,6 +27,7 @@ from sharpjax.diagonal import (
     sample_coordinates,
     take_coordinates,
 )
+from sharpjax.directions import DirectionStats, measure_directions, measure_updates
 from sharpjax.gauss_newton import GaussNewton, example_targets, gauss_newton_sharpness
 from sharpjax.landscape import LineSearch, loss_along, search_along
 from sharpjax.monitor import (
@@ -37,6 +36,7 @@ from sharpjax.monitor import (
     tensorboard_logger,
     wandb_logger,
 )
+from sharpjax.objective import hessian_operator
 from sharpjax.optimizers import (
     FactoredRmsState,
     adafactor,
@@ -88,11 +88,13 @@ __all__ = [
     "example_targets",
     "gauss_newton_sharpness",
     "hessian_diagonal",
+    "hessian_operator",
     "hvp",
     "lanczos_spectrum",
     "loss_along",
     "measure_directions",
     "measure_span",
+    "measure_updates",
     "normalize_by_tensor_rms",
     "normalized_sgd",
     "paper_algorithms",

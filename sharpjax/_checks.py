@@ -1,6 +1,5 @@
 """Checks of arguments: each raises one error that names the argument and the value."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -64,9 +63,19 @@ def check_same_structure(name: str, tree: Any, reference_name: str, reference: A
         raise ValueError(f"{name} is a {ours_def}, but {reference_name} is a {theirs_def}")
 
 
-def check_scalar_loss(loss_fn: Callable, params: Any, *args: Any) -> None:
-    """Raises unless `loss_fn(params, *args)` is one real floating-point scalar."""
-    out = jax.eval_shape(loss_fn, params, *args)
+def check_scalar(out: Any, has_aux: bool) -> None:
+    """Raises unless a loss's output is one real floating-point scalar.
+
+    With `has_aux`, unless it is a pair whose first element is.
+    """
+    if has_aux:
+        if not isinstance(out, tuple) or len(out) != 2:
+            raise TypeError(f"with has_aux, loss_fn must return (scalar, auxiliary), got {out}")
+        out = out[0]
+    elif isinstance(out, tuple) and len(out) == 2:
+        raise TypeError(
+            f"loss_fn must return a scalar, got {out}; has_aux=True is for (scalar, auxiliary)"
+        )
     leaves = jax.tree.leaves(out)
     if len(leaves) != 1 or jax.tree.structure(out) != jax.tree.structure(0.0):
         raise TypeError(f"loss_fn must return a scalar, got {out}")

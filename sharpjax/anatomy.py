@@ -10,8 +10,8 @@ import numpy as np
 import optax
 
 from sharpjax._checks import check_in_range, check_real_leaves, check_same_structure
+from sharpjax._legacy import _normalize, _widen
 from sharpjax.clipping import top_fraction_threshold
-from sharpjax.curvature import _normalize, _widen
 from sharpjax.landscape import _check
 
 

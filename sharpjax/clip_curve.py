@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from sharpjax._checks import check_choice, check_in_range
 from sharpjax.clipping import clip_top_fraction
-from sharpjax.curvature import DirectionStats, measure_directions
+from sharpjax.directions import DirectionStats, measure_directions
 from sharpjax.landscape import LineSearch, search_along
 
 
@@ -66,9 +66,9 @@ def clip_curve(
         clipped = clip_top_fraction(direction, fraction, scope=scope)
         if not any(bool(jnp.any(x != 0)) for x in jax.tree.leaves(clipped)):
             clipped = jax.tree.map(jnp.sign, direction)
-        stats = measure_directions(
-            loss_fn, params, {"clipped": clipped}, batches, method=method, key=key
-        )["clipped"]
+        stats = measure_directions(loss_fn, params, {"clipped": clipped}, batches, method=method)[
+            "clipped"
+        ]
         newton = float(stats.newton_step)
         start = newton if 0 < newton < float("inf") else None
         search = search_along(loss_fn, params, clipped, batches, initial_step=start, key=key)

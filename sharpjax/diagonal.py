@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
-from sharpjax.curvature import _widen
+from sharpjax._legacy import _widen
 from sharpjax.landscape import _check
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
+from sharpjax._legacy import _widen
 from sharpjax.anatomy import standard_error
-from sharpjax.curvature import _widen
 from sharpjax.subspace import check_updates, stack_units
 
 

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from sharpjax.curvature import DirectionStats, check_batches, measure_directions
+from sharpjax._legacy import check_batches
+from sharpjax.directions import DirectionStats, measure_directions
 from sharpjax.pseudo import pseudo_updates
 
 Stats = dict[str, DirectionStats]
@@ -99,9 +100,7 @@ def sharpness_monitor(
             return advance(grads, state, params, extra_args), None
         updates, state = propose(grads, state, params, extra_args)
         updates = {name: updates[name] for name in names}  # Compiled calls sort them.
-        stats = measure_directions(
-            loss_fn, params, updates, batches, method=method, chunk=chunk, key=key
-        )
+        stats = measure_directions(loss_fn, params, updates, batches, method=method, chunk=chunk)
         if log is not None:
             log(step, stats)
         return state, stats
@@ -118,7 +117,7 @@ def scalars(stats: Mapping[str, DirectionStats]) -> dict[str, float]:
     """
     table: Mapping[str, DirectionStats] = jax.device_get(dict(stats))
     tags = {"measured_loss": float(next(iter(table.values())).loss)}
-    for field in DirectionStats._fields:
+    for field in DirectionStats.__dataclass_fields__:
         if field != "loss":
             tags |= {f"{field}/{name}": float(getattr(one, field)) for name, one in table.items()}
     return {tag: value for tag, value in tags.items() if math.isfinite(value)}

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import scipy.linalg
 
-from sharpjax.curvature import _widen
+from sharpjax._legacy import _widen
 from sharpjax.diagonal import import_matfree, mean_product, random_signs
 from sharpjax.landscape import _check
 

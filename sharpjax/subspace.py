@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sharpjax._checks import check_real_leaves, check_same_structure, check_scalar_loss
+from sharpjax._checks import check_real_leaves, check_same_structure
+from sharpjax._legacy import _normalize, _widen, check_batches, check_scalar_loss, micro_batch_shape
 from sharpjax.anatomy import standard_error
-from sharpjax.curvature import _normalize, _widen, check_batches, micro_batch_shape
 
 
 class SpanModel(NamedTuple):
