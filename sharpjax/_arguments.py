@@ -127,7 +127,7 @@ def as_batches(batches: Any) -> list[Any]:
     A list may be one pytree, or as many batches. The loss decides: it fails on the other. A list of
     bare arrays is tried as the former first, any other as the latter.
     """
-    batches = _plain(batches)
+    batches = plain(batches)
     leaves = jax.tree_util.tree_leaves_with_path(batches)
     if not leaves:
         raise ValueError(f"batches must hold at least one array, got {batches!r}")
@@ -164,13 +164,13 @@ def _first_axes(leaves) -> str | None:
     return None
 
 
-def _plain(tree):
+def plain(tree):
     """Mappings and tensors of other libraries as dicts and NumPy arrays."""
 
     def convert(x):
         if isinstance(x, Mapping):
             return {
-                k: np.asarray(_as_array(v)) if isinstance(v, list) else _plain(v)
+                k: np.asarray(_as_array(v)) if isinstance(v, list) else plain(v)
                 for k, v in x.items()
             }
         return _as_array(x)

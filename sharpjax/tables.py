@@ -1,0 +1,165 @@
+"""Results as tidy tables: pandas DataFrames, and HTML for a notebook."""
+
+import dataclasses
+import html
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sharpjax._checks import check_choice
+from sharpjax.directions import DirectionStats
+from sharpjax.point import EDGES, Point
+
+FIELDS = tuple(field.name for field in dataclasses.fields(DirectionStats))
+
+
+def to_pandas(points: Sequence[Point], table: str, losses: Mapping[str, Any] | None = None) -> Any:
+    """One table of many points as a DataFrame; see `Comparison.to_pandas`."""
+    check_choice("table", table, (*_TABLES, "convergence"))
+    pandas = import_pandas()
+    if table == "convergence":
+        rows = [
+            {"step": step, "algorithm": name, "loss": float(loss)}
+            for name, values in (losses or {}).items()
+            for step, loss in enumerate(values, start=1)
+        ]
+        return pandas.DataFrame(rows, columns=["step", "algorithm", "loss"])
+    columns, make = _TABLES[table]
+    rows = [
+        {"step": point.step, "trajectory": point.trajectory, **row}
+        for point in points
+        for row in make(point)
+    ]
+    return pandas.DataFrame(rows, columns=["step", "trajectory", *columns])
+
+
+def at_loss(points: Sequence[Point], names: Sequence[str], level: float) -> Any:
+    """A row an optimizer where its test loss is first down at `level`; see `Comparison.at_loss`."""
+    rows = []
+    for name in names:
+        seen = [
+            {"step": p.step} | {f: float(getattr(p.directions[name], f)) for f in FIELDS}
+            for p in points
+            if name in p.directions
+        ]
+        row = dict.fromkeys(("step", *FIELDS), np.nan)
+        for before, after in zip(seen, seen[1:], strict=False):
+            if before["loss"] > level >= after["loss"]:
+                share = (before["loss"] - level) / (before["loss"] - after["loss"])
+                row = {k: before[k] + share * (after[k] - before[k]) for k in row}
+                break
+        rows.append({"algorithm": name, **row})
+    return import_pandas().DataFrame(rows)
+
+
+def to_html(points: Sequence[Point]) -> str:
+    """The last point of each trajectory as an HTML table."""
+    last = {point.trajectory: point for point in points}
+    if not last:
+        return "<p>Nothing was measured.</p>"
+    shown = ("slope", "sharpness", "sharpness_se", "step_ratio", "best_step", "best_decrease")
+    parts = []
+    for point in last.values():
+        rows = list(_directions(point))
+        columns = [c for c in shown if any(np.isfinite(row[c]) for row in rows)]
+        where = f"step {point.step}" + (f", {point.trajectory}" if point.trajectory else "")
+        head = "".join(f"<th>{html.escape(c)}</th>" for c in ("algorithm", *columns))
+        body = "".join(
+            f"<tr><th>{html.escape(row['algorithm'])}</th>"
+            + "".join(f"<td>{row[c]:.4g}</td>" for c in columns)
+            + "</tr>"
+            for row in rows
+        )
+        parts.append(
+            f"<table><caption>{html.escape(where)}: loss {rows[0]['loss']:.4g}</caption>"
+            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        )
+    return "".join(parts)
+
+
+def import_pandas() -> Any:
+    """The package pandas, or an ImportError that says how to get it."""
+    try:
+        import pandas
+    except ImportError as error:
+        raise ImportError("tables need pandas: pip install 'sharpjax[plot]'") from error
+    return pandas
+
+
+def _directions(point: Point):
+    reference = point.directions.get("sgd")
+    scale = abs(float(reference.sharpness)) if reference is not None else np.nan
+    for name, stats in point.directions.items():
+        search = point.searches[name] if point.searches is not None else None
+        found = ("best_step", "best_decrease", "critical_step")
+        yield {
+            "algorithm": name,
+            **{field: float(getattr(stats, field)) for field in FIELDS},
+            "ratio": float(stats.sharpness) / scale if scale else np.nan,
+            "step_ratio": float(stats.step_ratio),
+            **{f: float(getattr(search, f)) if search is not None else np.nan for f in found},
+            "top_share": float(point.top_share[name]),
+            "threshold": float(point.threshold),
+        }
+
+
+def _landscape(point: Point):
+    for name, search in (point.searches or {}).items():
+        for distance, loss in zip(search.steps, search.losses, strict=True):
+            yield {"algorithm": name, "distance": float(distance), "loss": float(loss)}
+
+
+def _histogram(point: Point):
+    bounds = np.concatenate([[-np.inf], EDGES, [np.inf]])
+    for name, counts in point.histogram.items():
+        gradient = name == "gradient" and name not in point.directions
+        for i in np.flatnonzero(np.asarray(counts)):
+            yield {
+                "algorithm": "" if gradient else name,
+                "quantity": "gradient" if gradient else "update",
+                "lower": float(bounds[i]),
+                "upper": float(bounds[i + 1]),
+                "count": int(counts[i]),
+            }
+
+
+def _cosines(point: Point):
+    span, overlap = point.span, np.asarray(point.overlap)
+    for i, name in enumerate(point.names):
+        for j, other in enumerate(point.names):
+            curvature = (span.gram, span.curvature, span.curvature_se) if span else ()
+            values = [float(np.asarray(x)[i, j]) for x in curvature] or [np.nan] * 3
+            fields = ("cosine", "curvature", "curvature_se")
+            yield {
+                "algorithm": name,
+                "other": other,
+                **dict(zip(fields, values, strict=True)),
+                "overlap": float(overlap[i, j]),
+            }
+
+
+def _precision(point: Point):
+    for name, found in (point.precision or {}).items():
+        yield {"algorithm": name} | {
+            f.name: float(getattr(found, f.name)) for f in dataclasses.fields(found)
+        }
+
+
+_TABLES: dict[str, tuple[tuple[str, ...], Callable]] = {
+    "directions": (
+        ("algorithm", *FIELDS, "ratio", "step_ratio", "best_step", "best_decrease")
+        + ("critical_step", "top_share", "threshold"),
+        _directions,
+    ),
+    "landscape": (("algorithm", "distance", "loss"), _landscape),
+    "histogram": (("algorithm", "quantity", "lower", "upper", "count"), _histogram),
+    "cosines": (
+        ("algorithm", "other", "cosine", "curvature", "curvature_se", "overlap"),
+        _cosines,
+    ),
+    "precision": (
+        ("algorithm", "sharpness", "sharpness_float64", "relative_error"),
+        _precision,
+    ),
+}
