@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -44,7 +45,7 @@ def at_loss(points: Sequence[Point], names: Sequence[str], level: float) -> Any:
             if name in p.directions
         ]
         row = dict.fromkeys(("step", *FIELDS), np.nan)
-        for before, after in zip(seen, seen[1:], strict=False):
+        for before, after in itertools.pairwise(seen):
             if before["loss"] > level >= after["loss"]:
                 share = (before["loss"] - level) / (before["loss"] - after["loss"])
                 row = {k: before[k] + share * (after[k] - before[k]) for k in row}
@@ -148,8 +149,17 @@ def _precision(point: Point):
 
 _TABLES: dict[str, tuple[tuple[str, ...], Callable]] = {
     "directions": (
-        ("algorithm", *FIELDS, "ratio", "step_ratio", "best_step", "best_decrease")
-        + ("critical_step", "top_share", "threshold"),
+        (
+            "algorithm",
+            *FIELDS,
+            "ratio",
+            "step_ratio",
+            "best_step",
+            "best_decrease",
+            "critical_step",
+            "top_share",
+            "threshold",
+        ),
         _directions,
     ),
     "landscape": (("algorithm", "distance", "loss"), _landscape),
