@@ -46,9 +46,7 @@ def step(name: str, examples: int, length: int, config: Any, model: Any) -> None
     batch = {key: value[None] for key, value in batch_of(name, examples, length).items()}
 
     def measure(seen: trajectory.Step) -> None:
-        stats = sharpjax.measure_directions(
-            loss, seen.params, seen.updates, batch, method=config.method, chunk=config.chunk
-        )
+        stats = seen.updates.measure(loss, batch, method=config.method, chunk=config.chunk)
         assert all(np.isfinite(s.sharpness) for s in jax.block_until_ready(stats).values())
 
     trajectory.train(

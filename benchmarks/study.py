@@ -13,9 +13,7 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
-import jax
 import numpy as np
-import optax
 import torch
 
 import sharpjax
@@ -33,25 +31,25 @@ def here(name: str, params: Any, batches: Any) -> dict[str, Callable[[], Any]]:
     """The study's parts, compiled."""
     loss_fn, layout = make_loss(MODELS[name]), one_device()
     pseudo = sharpjax.pseudo_updates(sharpjax.paper_algorithms())
-    init, update = trajectory.make_steps(pseudo, loss_fn, layout)
-    apply = jax.jit(lambda p, u: optax.apply_updates(p, jax.tree.map(lambda x: 1e-3 * x, u["sgd"])))
-    state = init(params)
-    _, grads = trajectory.gradient(loss_fn, params, batches, None, layout)
-    updates, state = update(grads, state, params, 0.0, batches, None)
+    programs = trajectory.make_programs(pseudo, loss_fn, layout, ("sgd", 1e-3))
+    params, held = layout.place(params), params
+    state = programs.init(params)
 
     def step():
-        nonlocal state
+        nonlocal params, state
         loss, grads = trajectory.gradient(loss_fn, params, batches, None, layout)
-        updates, state = update(grads, state, params, loss, batches, None)
-        return apply(params, updates)
+        context = {"state": state, "value": loss, "batch": batches, "key": None}
+        params, state = programs.advance(grads, context, params)
+        return params
 
+    _, grads = trajectory.gradient(loss_fn, params, batches, None, layout)
+    context = {"state": programs.init(params), "value": 0.0, "batch": batches, "key": None}
+    updates = trajectory.Updates(programs, grads, context, held)
     return {
         "training step": step,
-        "seven directions": lambda: sharpjax.measure_directions(
-            loss_fn, params, updates, batches, method="adjoint"
-        ),
+        "seven directions": lambda: updates.measure(loss_fn, batches, method="adjoint"),
         "landscape point": lambda: sharpjax.loss_along(
-            loss_fn, params, updates["adam"], np.ones(1), batches
+            loss_fn, held, updates["adam"], np.ones(1), batches
         ),
     }
 

@@ -59,6 +59,7 @@ class Needs(NamedTuple):
     gradient_temporaries: float  # Of a training step's gradient.
     update_temporaries: float
     measurement_temporaries: float  # Of all directions' slope and sharpness.
+    precision_bytes: float  # Of the float64 check beside what is kept, on one device alone.
     step_flops: float  # A gradient over the whole batch.
     measurement_flops: float  # All directions over the whole test subset.
     step_traffic: float  # What collectives hand to one device in a training step.
@@ -74,7 +75,7 @@ class Plan:
     micro_batch_size: int
     parameter_bytes: int  # Per device, float32.
     state_bytes: int  # Of all algorithms' pseudo-updates.
-    update_bytes: int  # Their updates: a tree like the parameters each.
+    update_bytes: int  # One update: a tree like the parameters.
     needs: Needs
 
     @property
@@ -84,8 +85,9 @@ class Plan:
         kept = self.parameter_bytes + self.state_bytes + gradient
         return kept + max(
             self.needs.gradient_temporaries,
-            self.update_bytes + self.needs.update_temporaries,
+            self.needs.update_temporaries,
             self.update_bytes + self.needs.measurement_temporaries,
+            self.update_bytes + self.needs.precision_bytes,
         )
 
 
@@ -129,10 +131,11 @@ def show(
         ("parameters of the whole model", f"{found.parameters:,}"),
         ("parameters, float32", size(found.parameter_bytes)),
         ("states of all algorithms", size(found.state_bytes)),
-        ("their updates", size(found.update_bytes)),
+        ("an update", size(found.update_bytes)),
         ("temporaries of a gradient", size(needs.gradient_temporaries)),
         ("temporaries of the updates", size(needs.update_temporaries)),
         ("temporaries of a measurement", size(needs.measurement_temporaries)),
+        ("the float64 check", size(needs.precision_bytes)),
         ("most at once", size(found.peak_bytes)),
         ("traffic of a training step", size(needs.step_traffic)),
         ("traffic of a measurement", size(needs.measurement_traffic)),
@@ -213,7 +216,7 @@ def plan(config: Config, name: str, module: Any, layout: Layout) -> Plan:
         raise ValueError(
             f"the mesh's {layout.mesh.size} devices must divide micro_batch_size, got {size}"
         )
-    params, state, updates = _held_trees(module, config, layout)
+    params, state = _held_trees(module, config, layout)
     depth = _depth(module)
     if depth is None or depth <= max(COMPILED_BLOCKS):
         needs = _needs(module, config, name, layout)
@@ -227,7 +230,7 @@ def plan(config: Config, name: str, module: Any, layout: Layout) -> Plan:
         micro_batch_size=size,
         parameter_bytes=_held(params),
         state_bytes=_held(state),
-        update_bytes=_held(updates),
+        update_bytes=_held(params),
         needs=needs,
     )
 
@@ -235,29 +238,54 @@ def plan(config: Config, name: str, module: Any, layout: Layout) -> Plan:
 def _needs(module: Any, config: Config, name: str, layout: Layout) -> Needs:
     """Compiles the programs of a study of this model."""
     size, micro_batches = config.micro_batch_size, config.batch_size // config.micro_batch_size
-    params, state, updates = _held_trees(module, config, layout)
+    params, state = _held_trees(module, config, layout)
     training_loss, loss = tasks.make_losses(module, config)
-    pseudo = algorithms.pseudo_updates(config.measured("sgd"), config.clip_fraction)
+    names = config.measured("sgd")
+    pseudo = algorithms.pseudo_updates(names, config.clip_fraction)
     batch = functools.partial(_abstract_batch, name, getattr(config, name), layout, size)
-    measure = lambda p, u, b: sharpjax.measure_directions(  # noqa: E731
-        loss, p, u, b, method=config.method, chunk=config.chunk
-    )
     whole = batch(micro_batches)
     value = jax.ShapeDtypeStruct((), jnp.float32, sharding=layout.whole)
     gradient = trajectory.gradient.lower(training_loss, params, whole, None, layout).compile()
-    _, update = trajectory.make_steps(pseudo, training_loss, layout)
-    update = update.lower(params, state, params, value, whole, None).compile()
-    measurement = jax.jit(measure).lower(params, updates, batch(1)).compile()
+    programs = trajectory.make_programs(pseudo, training_loss, layout, ("sgd", 1.0))
+    context = {"state": state, "value": value, "batch": whole, "key": None}
+    update = programs.advance.lower(params, context, params).compile()
+
+    def measure(params, grads, context, batches):
+        return sharpjax.measure_updates(
+            loss,
+            params,
+            programs.bound,
+            grads,
+            context,
+            batches,
+            method=config.method,
+            chunk=config.chunk,
+        )
+
+    measurement = jax.jit(measure).lower(params, params, context, batch(1)).compile()
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float64), params)
+        some = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch(1))
+
+        def check(params, update, batches):
+            return sharpjax.measure_directions(
+                loss, params, {"one": update}, batches, method=config.method
+            )
+
+        exact = jax.jit(check).lower(wide, wide, some).compile().memory_analysis()
+    # Beside it, float32 copies of the parameters and the update on the host.
+    narrow = 2 * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params))
 
     # XLA counts a loop's insides once: one micro-batch, and one group of directions.
     shared, each = PRODUCTS[config.method]
     group = config.chunk or 1
-    groups = (shared + each * len(updates)) / (shared + each * group)
+    groups = (shared + each * len(names)) / (shared + each * group)
     times = config.test_examples // size * groups
     return Needs(
         gradient_temporaries=gradient.memory_analysis().temp_size_in_bytes,
         update_temporaries=update.memory_analysis().temp_size_in_bytes,
         measurement_temporaries=measurement.memory_analysis().temp_size_in_bytes,
+        precision_bytes=narrow + exact.argument_size_in_bytes + exact.temp_size_in_bytes,
         step_flops=micro_batches * _flops(gradient) * layout.mesh.size,
         measurement_flops=times * _flops(measurement) * layout.mesh.size,
         step_traffic=micro_batches * traffic(gradient.as_text()),
@@ -289,14 +317,12 @@ def _at_depth(module: Any, blocks: int) -> Any:
     return module.clone(config=dataclasses.replace(module.config, **fields))
 
 
-def _held_trees(module: Any, config: Config, layout: Layout) -> tuple[Any, Any, Any]:
-    """Abstract parameters, states of all algorithms, and updates."""
+def _held_trees(module: Any, config: Config, layout: Layout) -> tuple[Any, Any]:
+    """Abstract parameters, and states of all algorithms."""
     params = jax.eval_shape(lambda: models.init_params(module, jax.random.key(0)))
     params = _abstract(params, layout)
-    measured = config.measured("sgd")
-    pseudo = algorithms.pseudo_updates(measured, config.clip_fraction)
-    state = _abstract(jax.eval_shape(pseudo.init, params), layout)
-    return params, state, dict.fromkeys(measured, params)
+    pseudo = algorithms.pseudo_updates(config.measured("sgd"), config.clip_fraction)
+    return params, _abstract(jax.eval_shape(pseudo.init, params), layout)
 
 
 def _abstract(tree: Any, layout: Layout) -> Any:

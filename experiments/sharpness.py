@@ -1,6 +1,7 @@
 """Experiment 1: directional sharpness of many algorithms along one trajectory (Appendix A.3)."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,10 @@ from experiments.config import Config
 from experiments.layout import Layout
 from experiments.tasks import Task, rng
 from experiments.watch import Watch
+from sharpjax.precision import measure_precision
+
+# Of the test subset's micro-batches, those that the float64 check uses.
+PRECISION_MICRO_BATCHES = 1
 
 # Edges of the histograms of magnitudes, in powers of ten.
 EDGES = np.arange(-20.0, 4.25, 0.25)
@@ -66,14 +71,7 @@ def run(
             record(scales.measure(cell, step))
         if (epoch, batch) not in measured or (epoch, batch) in recorded:
             return
-        stats = sharpjax.measure_directions(
-            task.loss_fn,
-            step.params,
-            step.updates,
-            test,
-            method=config.method,
-            chunk=config.chunk,
-        )
+        stats = step.updates.measure(task.loss_fn, test, method=config.method, chunk=config.chunk)
         rows = _sharpness_rows(cell, config, step, stats)
         extra = []
         if measured[epoch, batch]:
@@ -81,7 +79,7 @@ def run(
             extra += _histogram_rows(cell, step, layout)
             extra += scales.measure(cell, step)
         if (epoch, batch) == first_landscape:
-            extra += _precision_rows(cell, task, layout, step, stats)
+            extra += _precision_rows(cell, task, config, layout, step)
         # What belongs to a point comes before its sharpness, whose presence says that all is there.
         record(extra)
         record(rows)
@@ -191,41 +189,56 @@ def _landscape_rows(cell, config, task, step, stats, test) -> list[records.Lands
 
 
 def _histogram_rows(cell, step, layout) -> list[records.Histogram]:
-    trees = [("sgd", "gradient", step.grads), ("sgd", "momentum", step.updates["sgd"])]
-    trees += [(algorithm, "update", update) for algorithm, update in step.updates.items()]
-    bounds = np.concatenate([[-np.inf], EDGES, [np.inf]])
-    return [
-        records.Histogram(
-            *cell,
-            algorithm,
-            quantity=quantity,
-            lower=float(bounds[i]),
-            upper=float(bounds[i + 1]),
-            count=int(count),
-        )
-        for algorithm, quantity, tree in trees
-        for i, count in enumerate(sum(c.astype(np.int64) for c in layout.gather(_counts(tree))))
-        if count
-    ]
+    def rows(algorithm: str, quantity: str, tree: Any) -> list[records.Histogram]:
+        bounds = np.concatenate([[-np.inf], EDGES, [np.inf]])
+        counts = sum(c.astype(np.int64) for c in layout.gather(_counts(tree)))
+        return [
+            records.Histogram(
+                *cell,
+                algorithm,
+                quantity=quantity,
+                lower=float(bounds[i]),
+                upper=float(bounds[i + 1]),
+                count=int(count),
+            )
+            for i, count in enumerate(counts)
+            if count
+        ]
+
+    found = rows("sgd", "gradient", step.grads)
+    found += rows("sgd", "momentum", step.updates["sgd"])
+    for algorithm, update in step.updates.items():
+        found += rows(algorithm, "update", update)
+    return found
 
 
-def _precision_rows(cell, task, layout, step, stats) -> list[records.Precision]:
-    """The same point, directions and data in float64, on the host's own precision."""
-    host = layout.gather((step.params, step.updates))
-    with jax.enable_x64(True):
-        params, updates = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), host)
-        exact = sharpjax.measure_directions(task.loss_fn, params, updates, task.test)
-        exact = {k: float(s.sharpness) for k, s in exact.items()}
-    return [
-        records.Precision(
-            *cell,
-            algorithm,
-            sharpness=float(s.sharpness),
-            sharpness_float64=exact[algorithm],
-            relative_error=abs(float(s.sharpness) / exact[algorithm] - 1),
-        )
-        for algorithm, s in stats.items()
-    ]
+class _Gathered(Mapping):
+    """Updates as whole host arrays, each when it is asked for."""
+
+    def __init__(self, updates: Mapping, layout: Layout):
+        self._updates, self._layout = updates, layout
+
+    def __getitem__(self, name: str) -> Any:
+        return self._layout.gather(self._updates[name])
+
+    def __iter__(self):
+        return iter(self._updates)
+
+    def __len__(self):
+        return len(self._updates)
+
+
+def _precision_rows(cell, task, config, layout, step) -> list[records.Precision]:
+    """The same point, directions and data in float64, one update at a time on the host."""
+    found = measure_precision(
+        task.loss_fn,
+        layout.gather(step.params),
+        _Gathered(step.updates, layout),
+        task.test,
+        method=config.method,
+        micro_batches=PRECISION_MICRO_BATCHES,
+    )
+    return [records.Precision(*cell, name, **dataclasses.asdict(f)) for name, f in found.items()]
 
 
 _threshold = jax.jit(sharpjax.top_fraction_threshold, static_argnums=1)

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +12,48 @@ import jax.numpy as jnp
 import optax
 import orbax.checkpoint as ocp
 
+import sharpjax
 from experiments import processes
 from experiments.layout import Layout, one_device
 from experiments.watch import Interrupted, Watch
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every save.
+
+
+class Updates(Mapping):
+    """What each of many optimizers would do at a step, by name; valid until the step is taken.
+
+    Each is made when it is asked for and held by nobody else: seven updates of 60 million
+    parameters are 1.7 GB.
+    """
+
+    def __init__(self, programs: "Programs", grads: Any, context: dict[str, Any], params: Any):
+        self._programs, self._grads, self._params = programs, grads, params
+        self._context = context
+        self._names = tuple(jax.eval_shape(programs.bound.update, grads, context, params)[0])
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._programs.one(self._grads, self._context, self._params, name)
+
+    def __iter__(self):
+        return iter(self._names)
+
+    def __len__(self):
+        return len(self._names)
+
+    def measure(self, loss_fn: Callable, batches: Any, **options: Any) -> dict[str, Any]:
+        """`sharpjax.measure_updates` of all of them."""
+        return sharpjax.measure_updates(
+            loss_fn,
+            self._params,
+            self._programs.bound,
+            self._grads,
+            self._context,
+            batches,
+            **options,
+        )
 
 
 class Step(NamedTuple):
@@ -26,7 +63,7 @@ class Step(NamedTuple):
     loss: float  # Training loss of the batch at `params`.
     params: Any
     grads: Any
-    updates: Any  # What the transformation returned.
+    updates: Any  # Of many optimizers, `Updates`; of one, nothing.
 
 
 def train(
@@ -74,9 +111,9 @@ def train(
       Interrupted: it was asked to stop; a checkpoint of the last whole step has been made.
     """
     layout = layout or one_device()
-    init, update = make_steps(transformation, loss_fn, layout)
+    programs = make_programs(transformation, loss_fn, layout, select)
     params = layout.place(params)  # Copies: the first step's parameters are donated.
-    state = init(params)
+    state = programs.init(params)
     with _checkpoints(directory) as manager:
         start = processes.from_first(lambda: manager.latest_step() or 0) if manager else 0
         if start:
@@ -100,13 +137,15 @@ def train(
                 key = None if dropout_key is None else jax.random.fold_in(dropout_key, number)
                 batch = layout.place_batch(batch)
                 loss, grads = gradient(loss_fn, params, batch, key, layout)
-                updates, state = update(grads, state, params, loss, batch, key)
-                loss = float(loss)
-                if observe(Step(number, loss, params, grads, updates)):
+                context = {"state": state, "value": loss, "batch": batch, "key": key}
+                updates = Updates(programs, grads, context, params) if select else None
+                stop = observe(Step(number, float(loss), params, grads, updates))
+                del updates
+                if stop:
                     break
-                del grads
-                params = _apply(params, updates, select, layout)
-                stage.step(number, loss)
+                params, state = programs.advance(grads, context, params)
+                del grads, context
+                stage.step(number, float(loss))
                 if processes.any_of(watch.stopping):
                     save(number)
                     raise Interrupted(f"{name} stopped after step {number} of {steps}")
@@ -139,35 +178,49 @@ def gradient(
     return jax.tree.map(lambda x: x / count, total)
 
 
+class Programs(NamedTuple):
+    """The compiled parts of a training step, beside its gradient."""
+
+    bound: optax.GradientTransformation  # Its "state" is the context of a step: see `train`.
+    init: Callable  # params -> state.
+    advance: Callable  # (grads, context, params) -> (params, state); donates the latter two.
+    one: Callable  # (grads, context, params, name) -> the update of one optimizer.
+
+
 @functools.cache  # Trajectories of one task and the same algorithms compile once.
-def make_steps(
-    transformation: optax.GradientTransformation, loss_fn: Callable, layout: Layout
-) -> tuple[Callable, Callable]:
-    """Jitted `params` -> state, and `(grads, state, params, loss, batch, key)` -> (updates, state).
-
-    The second donates its state.
-    """
+def make_programs(
+    transformation: optax.GradientTransformation,
+    loss_fn: Callable,
+    layout: Layout,
+    select: tuple[str, float] | None = None,
+) -> Programs:
+    """The programs of a transformation; `select` says which of many updates is applied."""
     transformation = optax.with_extra_args_support(transformation)
-    init = jax.jit(lambda params: layout.constrain(transformation.init(params)))
 
-    @functools.partial(jax.jit, donate_argnums=1)
-    def update(grads, state, params, loss, batch, key):
+    def updates_and_state(grads, context, params):
         # An argument that no optimizer reads is not compiled.
-        value_fn = lambda p: mean_loss(loss_fn, p, batch, key)  # noqa: E731
-        extra = {"value": loss, "grad": grads, "value_fn": value_fn}
-        return layout.constrain(transformation.update(grads, state, params, **extra))
+        value_fn = lambda p: mean_loss(loss_fn, p, context["batch"], context["key"])  # noqa: E731
+        extra = {"value": context["value"], "grad": grads, "value_fn": value_fn}
+        return transformation.update(grads, context["state"], params, **extra)
 
-    return init, update
+    @functools.partial(jax.jit, donate_argnums=(1, 2))
+    def advance(grads, context, params):
+        updates, state = updates_and_state(grads, context, params)
+        if select is not None:
+            name, rate = select
+            updates = jax.tree.map(lambda u: rate * u, updates[name])
+        return layout.constrain((optax.apply_updates(params, updates), state))
 
+    @functools.partial(jax.jit, static_argnames="name")
+    def one(grads, context, params, name):
+        return layout.constrain(updates_and_state(grads, context, params)[0][name])
 
-def _apply(params: Any, updates: Any, select: tuple[str, float] | None, layout: Layout) -> Any:
-    name, rate = select or (None, 1.0)
-    return _add(params, updates if name is None else updates[name], rate, layout)
-
-
-@functools.partial(jax.jit, static_argnames="layout", donate_argnums=0)
-def _add(params, update, rate, layout):
-    return layout.constrain(optax.apply_updates(params, jax.tree.map(lambda u: rate * u, update)))
+    return Programs(
+        bound=optax.GradientTransformation(transformation.init, updates_and_state),  # pyright: ignore
+        init=jax.jit(lambda params: layout.constrain(transformation.init(params))),
+        advance=advance,
+        one=one,
+    )
 
 
 def mean_loss(loss_fn: Callable, params: Any, batch: Any, key: Any) -> jax.Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sharpjax.directions import measure_directions
-from sharpjax.objective import LossFn, Params, result, updates_objective
+from sharpjax.objective import LossFn, Params, objective, result
 
 
 @result
@@ -61,22 +61,20 @@ def measure_precision(
     """
     if micro_batches is not None and (not isinstance(micro_batches, int) or micro_batches < 1):
         raise ValueError(f"micro_batches must be at least 1 or None, got {micro_batches!r}")
-    measured = updates_objective(loss_fn, params, updates, batches, args, has_aux)
+    measured = objective(loss_fn, params, batches, args=args, has_aux=has_aux)
     some = jax.tree.map(lambda x: x[:micro_batches], measured.batches)
+    options = {"has_aux": has_aux, "method": method}
     host = jax.device_get((params, some, args))
+    with jax.enable_x64(True):
+        params64, some64, args64 = jax.tree.map(_as_float64, host)
     found = {}
-    for name, update in updates.items():
-        options = {"has_aux": has_aux, "method": method}
-        narrow = measure_directions(loss_fn, params, {name: update}, some, args=args, **options)
+    for name in updates:
+        update = {name: updates[name]}  # One is held at a time: a mapping may make them.
+        narrow = measure_directions(loss_fn, params, update, some, args=args, **options)
         with jax.enable_x64(True):
-            params64, batches64, args64, update64 = jax.tree.map(
-                _as_float64, (*host, jax.device_get(update))
-            )
-            wide = measure_directions(
-                loss_fn, params64, {name: update64}, batches64, args=args64, **options
-            )
-            exact = np.float64(wide[name].sharpness)
-        close = np.float64(narrow[name].sharpness)
+            update = jax.tree.map(_as_float64, jax.device_get(update))
+            wide = measure_directions(loss_fn, params64, update, some64, args=args64, **options)
+        close, exact = (np.float64(stats[name].sharpness) for stats in (narrow, wide))
         with np.errstate(divide="ignore", invalid="ignore"):
             found[name] = Precision(close, exact, np.abs(close / exact - 1))
     return found
@@ -84,4 +82,4 @@ def measure_precision(
 
 def _as_float64(x):
     is_float = hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
-    return np.asarray(x).astype(np.float64) if is_float else x
+    return jnp.asarray(x, jnp.float64) if is_float else x
