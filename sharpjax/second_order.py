@@ -62,7 +62,7 @@ def second_order(f: Callable, params: Any) -> tuple[jax.Array, Callable]:
         """The loss where offsets are added to units' outputs, and what the units read."""
         values = dict(zip(jaxpr.constvars, closed.consts, strict=True))
         values.update(zip(jaxpr.invars, leaves, strict=True))
-        _run(jaxpr.eqns, values, dict(zip(moved, offsets, strict=True)))
+        _run_with_offsets(jaxpr.eqns, units, values, dict(zip(moved, offsets, strict=True)))
         return _read(values, jaxpr.outvars[0]), [values[v] for v in kept]
 
     zeros = [jnp.zeros(y.aval.shape, y.aval.dtype) for y in moved]
@@ -157,14 +157,28 @@ def _expand(unit, values, tangents) -> tuple[list, list]:
     return jax.jvp(first, ([values[x] for x in unit.inputs],), (tangents,))
 
 
-def _run(equations, values, offsets=None) -> None:
-    """Evaluates equations; their outputs, with offsets where given, join the values."""
+def _run(equations, values) -> None:
+    """Evaluates equations; their outputs join the values."""
     for eqn in equations:
         parameters = eqn.primitive.get_bind_params(eqn.params)
         outputs = eqn.primitive.bind(*(_read(values, x) for x in eqn.invars), **parameters)
-        outputs = outputs if eqn.primitive.multiple_results else [outputs]
-        for variable, y in zip(eqn.outvars, outputs, strict=True):
-            values[variable] = y + offsets[variable] if offsets and variable in offsets else y
+        values.update(zip(eqn.outvars, outputs if eqn.primitive.multiple_results else [outputs]))
+
+
+def _run_with_offsets(equations, units, values, offsets) -> None:
+    """`_run`, where all units but a variable's own see it with its offset.
+
+    What the own unit makes of a second-order term is in the term of its outputs already.
+    """
+    home = {id(eqn): i for i, unit in enumerate(units) for eqn in unit.equations}
+    bare = [{} for _ in units]
+    for eqn in equations:
+        inside = bare[home[id(eqn)]] if id(eqn) in home else {}
+        seen = {x: inside.get(x, values[x]) for x in _variables(eqn.invars)}
+        _run([eqn], seen)
+        for y in eqn.outvars:
+            inside[y] = seen[y]
+            values[y] = seen[y] + offsets[y] if y in offsets else seen[y]
 
 
 def _open_calls(closed, *args) -> list:

@@ -45,7 +45,31 @@ def cubed(x):
 
 cubed.defjvp(lambda primals, tangents: (cubed(*primals), 3 * primals[0] ** 2 * tangents[0]))
 
+def used_inside_and_outside(p):
+    h = jnp.tanh(p["w"][:2] @ p["w"])
+    return jnp.sum(h @ p["w"]) + jnp.sum(h**2)
+
+
+def activity_regulariser(p):
+    h = jax.nn.softplus(p["w"] @ p["a"])
+    penalty = jnp.mean(h**2)
+    h = jnp.tanh(p["w"] @ h)
+    return jnp.sum(p["w"] @ h) + 0.1 * (penalty + jnp.mean(h**2))
+
+
+def lstm(p):
+    h, c = jnp.tanh(p["a"]), p["a"]
+    for _ in range(3):
+        i, f, o, g = jnp.split(jnp.concatenate([p["w"], p["w"].T, -p["w"], p["w"] ** 2]) @ h, 4)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+    return jnp.sum(h * c)
+
+
 LOSSES = {
+    "used inside and outside": used_inside_and_outside,
+    "activity regulariser": activity_regulariser,
+    "lstm": lstm,
     "scan": scan,
     "loop": counted_loop,
     "remat": remat,
