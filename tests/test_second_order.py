@@ -45,6 +45,7 @@ def cubed(x):
 
 cubed.defjvp(lambda primals, tangents: (cubed(*primals), 3 * primals[0] ** 2 * tangents[0]))
 
+
 def used_inside_and_outside(p):
     h = jnp.tanh(p["w"][:2] @ p["w"])
     return jnp.sum(h @ p["w"]) + jnp.sum(h**2)
