@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from sharpjax import _programs as programs
 
 _PRODUCTS = ("dot_general", "conv_general_dilated")
+_MISSING = "custom_lin"  # What `jvp` makes of a custom_vjp function.
 
 
 class ForwardModeError(TypeError):
@@ -30,7 +31,7 @@ class ForwardModeError(TypeError):
     def __init__(self):
         super().__init__(
             "a custom_vjp function in the loss has no forward-mode derivative; "
-            'method="reverse" needs none'
+            "reverse mode, twice, needs none"
         )
 
 
@@ -199,12 +200,8 @@ class _Unit:
             return jax.jvp(first, (xs,), (tangents,))
 
         avals = [x.aval for x in self.reads], [x.aval for x in self.inputs]
-        try:
-            jaxpr = jax.make_jaxpr(expand)(*avals).jaxpr
-        except NotImplementedError as error:
-            if "custom_lin" in str(error):
-                raise ForwardModeError from error
-            raise
+        closed = _forward_mode(expand, *avals)
+        jaxpr = closed.jaxpr
         count = len(self.reads)
         reached = programs.depends(jaxpr, jaxpr.invars[count:])
         firsts = dict(zip(self.outputs, jaxpr.outvars[: len(self.outputs)], strict=True))
@@ -214,6 +211,7 @@ class _Unit:
         wanted = [*(firsts[y] for y in self.outputs), *(seconds[y] for y in self.curved)]
         self.expansion, self.wanted = programs.trimmed(jaxpr, wanted)
         self.names = jaxpr.invars
+        self.constants = dict(zip(jaxpr.constvars, closed.consts, strict=True))
 
     def _function(self, values, inputs, outputs) -> Callable:
         def function(xs):
@@ -234,11 +232,25 @@ class _Unit:
 
     def along(self, values, adjoints, tangents) -> tuple[list, list]:
         inner = dict(zip(self.names, [*(values[x] for x in self.reads), *tangents], strict=True))
+        inner.update(self.constants)
         programs.run(self.expansion, inner)
         found = [programs.read(inner, atom) for atom in self.wanted]
         seconds = found[len(self.outputs) :]
         pairs = [(a, s) for a, s in zip(adjoints, seconds, strict=True) if a is not None]
         return found[: len(self.outputs)], [jnp.sum(_widen(a) * _widen(s)).real for a, s in pairs]
+
+
+def _forward_mode(expand, *avals):
+    """The program of a twofold `jvp`; JAX leaves a `custom_lin` for what has none."""
+    try:
+        closed = jax.make_jaxpr(expand)(*avals)
+    except NotImplementedError as error:
+        if _MISSING in str(error):
+            raise ForwardModeError from error
+        raise
+    if any(programs.contains(eqn, (_MISSING,)) for eqn in closed.jaxpr.eqns):
+        raise ForwardModeError
+    return closed
 
 
 class _Loop:
