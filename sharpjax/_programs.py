@@ -1,17 +1,122 @@
-"""What a traced program holds."""
+"""JAX's intermediate programs (jaxprs): running, opening, trimming, and what they hold."""
 
+import functools
+from collections.abc import Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax.extend import core
+
+# Calls whose equations stand for themselves.
+_CALLS = ("jit", "pjit", "closed_call")
 
 
-def has_primitive(jaxpr: Any, names: tuple[str, ...]) -> bool:
-    """Whether a program has one of the primitives, its loops, branches and calls included."""
+def run(equations, values: dict) -> None:
+    """Evaluates equations; their outputs join the values."""
+    for eqn in equations:
+        parameters = eqn.primitive.get_bind_params(eqn.params)
+        outputs = eqn.primitive.bind(*(read(values, x) for x in eqn.invars), **parameters)
+        outputs = outputs if eqn.primitive.multiple_results else [outputs]
+        values.update(zip(eqn.outvars, outputs, strict=True))
+
+
+def open_calls(closed) -> Any:
+    """The same closed program without calls, at its top level."""
+    return jax.make_jaxpr(functools.partial(_run_open, closed))(*closed.in_avals)
+
+
+def _run_open(closed, *args) -> list:
+    jaxpr = closed.jaxpr
+    values = dict(zip(jaxpr.constvars, closed.consts, strict=True))
+    values.update(zip(jaxpr.invars, args, strict=True))
     for eqn in jaxpr.eqns:
-        if eqn.primitive.name in names:
-            return True
-        for inner in jax.tree.leaves(list(eqn.params.values())):
-            inner = getattr(inner, "jaxpr", inner)
-            if hasattr(inner, "eqns") and has_primitive(inner, names):
-                return True
-    return False
+        if eqn.primitive.name in _CALLS:
+            inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+            outputs = _run_open(inner, *(read(values, x) for x in eqn.invars))
+            values.update(zip(eqn.outvars, outputs, strict=True))
+        else:
+            run([eqn], values)
+    return [read(values, y) for y in jaxpr.outvars]
+
+
+def trimmed(jaxpr, outputs) -> tuple[list, list]:
+    """The equations that some atoms need, each once, and these atoms in terms of them.
+
+    XLA would find both, later: after the equations were lowered, and more slowly.
+    """
+    same, first, equations = {}, {}, []
+    for eqn in jaxpr.eqns:
+        eqn = eqn.replace(invars=[_replaced(same, x) for x in eqn.invars])
+        try:
+            key = eqn.primitive, *map(_identity, eqn.invars), *sorted(eqn.params.items())
+            earlier = first.setdefault(key, eqn.outvars)
+        except TypeError:  # Parameters that are not hashable, or not comparable.
+            earlier = eqn.outvars
+        if earlier is eqn.outvars or eqn.effects:
+            equations.append(eqn)
+        else:
+            same.update(zip(eqn.outvars, earlier, strict=True))
+    outputs = [_replaced(same, y) for y in outputs]
+    needed, kept = set(variables(outputs)), []
+    for eqn in reversed(equations):
+        if not needed.isdisjoint(eqn.outvars):
+            needed.update(variables(eqn.invars))
+            kept.append(eqn)
+    return kept[::-1], outputs
+
+
+def _replaced(same, atom):
+    return atom if isinstance(atom, core.Literal) else same.get(atom, atom)
+
+
+def _identity(atom):
+    if not isinstance(atom, core.Literal):
+        return atom
+    return (
+        (atom.aval, atom.val.item())
+        if jnp.ndim(atom.val) == 0 and hasattr(atom.val, "item")
+        else (atom.aval, atom.val)
+    )
+
+
+def contains(eqn, names: tuple[str, ...]) -> bool:
+    """Whether an equation is one of these primitives, or has one inside."""
+    programs = (getattr(p, "jaxpr", p) for p in jax.tree.leaves(list(eqn.params.values())))
+    return eqn.primitive.name in names or any(
+        contains(inner, names) for program in programs for inner in getattr(program, "eqns", ())
+    )
+
+
+def has_primitive(jaxpr, names: tuple[str, ...]) -> bool:
+    """Whether a program has one of these primitives, its loops, branches and calls included."""
+    return any(contains(eqn, names) for eqn in jaxpr.eqns)
+
+
+def depends(jaxpr, inputs) -> set:
+    """The floating-point variables that depend on some of the inputs, these included."""
+    reached = set(inputs)
+    for eqn in jaxpr.eqns:
+        if not reached.isdisjoint(variables(eqn.invars)):
+            reached.update(y for y in eqn.outvars if is_float(y.aval))
+    return reached
+
+
+def variables(atoms: Iterable) -> list:
+    """The atoms that are no literals."""
+    return [x for x in atoms if not isinstance(x, core.Literal)]
+
+
+def read(values: dict, atom) -> Any:
+    """An atom's value."""
+    return atom.val if isinstance(atom, core.Literal) else values[atom]
+
+
+def is_in(names, atom) -> bool:
+    """Whether an atom is one of these variables."""
+    return not isinstance(atom, core.Literal) and atom in names
+
+
+def is_float(aval) -> bool:
+    """Whether an abstract value is real or complex floating point."""
+    return jnp.issubdtype(aval.dtype, jnp.inexact)

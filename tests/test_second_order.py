@@ -1,15 +1,20 @@
-"""Oracles: the dense Hessian in float64, `jvp` of `grad` on the language models."""
+"""Oracles: the dense Hessian in float64, of named losses and of random programs."""
+
+import os
+import subprocess
+import sys
 
 import chex
+import hypothesis
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
 import pytest
 
-from sharpjax.curvature import directional_sharpness
 from sharpjax.models import T5, RobertaConfig, RobertaForMaskedLM, T5Config, init_params, make_loss
-from sharpjax.second_order import second_order
+from sharpjax.second_order import ForwardModeError, second_order
 from tests.cases import network, random_like
+from tests.programs import cubed, dense, loss_of, programs
 
 KEY = jax.random.key(0)
 
@@ -38,15 +43,51 @@ def calls(p):
     return jax.jit(lambda x: inner(x) * inner(2 * x))(p["a"])
 
 
-@jax.custom_jvp
-def cubed(x):
-    return x**3
+def two_scans(p):
+    """Matrices of a stack, one a step: a carry that starts constant, and steps that are read."""
+
+    def inner(h, row):
+        return h * jnp.cos(row), h
+
+    def step(carry, w):
+        h, total, count = carry
+        last, path = jax.lax.scan(inner, h, w + p["w"], reverse=True)
+        h = jnp.tanh(p["w"] @ last + h)
+        return (h, total + jnp.sum(h**2 * path[0]), count + 1), (h[:2] * last[2:], count)
+
+    start = (p["a"], jnp.float64(0), 0)
+    (h, total, count), (path, counts) = jax.lax.scan(step, start, jnp.stack([p["w"], p["w"].T]))
+    return jnp.sum(h * count) + total + jnp.sum(path**3 * counts[:, None])
 
 
-cubed.defjvp(lambda primals, tangents: (cubed(*primals), 3 * primals[0] ** 2 * tangents[0]))
+def used_inside_and_outside(p):
+    h = jnp.tanh(p["w"][:2] @ p["w"])
+    return jnp.sum(h @ p["w"]) + jnp.sum(h**2)
+
+
+def activity_regulariser(p):
+    h = jax.nn.softplus(p["w"] @ p["a"])
+    penalty = jnp.mean(h**2)
+    h = jnp.tanh(p["w"] @ h)
+    return jnp.sum(p["w"] @ h) + 0.1 * (penalty + jnp.mean(h**2))
+
+
+def lstm(p):
+    h, c = jnp.tanh(p["a"]), p["a"]
+    for _ in range(3):
+        i, f, o, g = jnp.split(jnp.concatenate([p["w"], p["w"].T, -p["w"], p["w"] ** 2]) @ h, 4)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+    return jnp.sum(h * c)
+
 
 LOSSES = {
+    "used inside and outside": used_inside_and_outside,
+    "activity regulariser": activity_regulariser,
+    "lstm": lstm,
     "scan": scan,
+    "two scans": two_scans,
+    "scan of linear steps": lambda p: jax.lax.scan(lambda h, w: (h + w, None), 0.0, p["a"])[0],
     "loop": counted_loop,
     "remat": remat,
     "branch": branch,
@@ -70,13 +111,6 @@ LOSSES = {
     "one parameter": lambda p: p["a"][1],
     "constant": lambda p: jnp.float64(3),
 }
-
-
-def dense(loss, params, direction):
-    """(loss, gᵀv, vᵀHv) from the dense gradient and Hessian."""
-    flat, unravel = jax.flatten_util.ravel_pytree(params)
-    v, f = jax.flatten_util.ravel_pytree(direction)[0], lambda x: loss(unravel(x))
-    return f(flat), jax.grad(f)(flat) @ v, v @ jax.hessian(f)(flat) @ v
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -106,17 +140,156 @@ def test_directions_are_mapped_and_of_any_scale(x64):
     chex.assert_trees_all_close(scaled, (3 * slope, 9 * sharpness), rtol=1e-12)
 
 
-def test_a_function_without_forward_mode_is_refused():
-    @jax.custom_vjp
-    def f(x):
-        return x**2
+@hypothesis.settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@hypothesis.given(case=programs())
+def test_random_programs_agree_with_the_dense_hessian(case):
+    with jax.enable_x64(True):
+        loss = loss_of(*case)
+        a, w = jnp.array([0.7, -0.9, 1.1]), jnp.array([[4, -8, 3], [9, 2, -6], [-5, 7, 12.0]]) / 10
+        params, direction = {"a": a, "w": w}, {"a": jnp.sin(3 * a), "w": jnp.cos(9 * w)}
 
-    f.defvjp(lambda x: (x**2, x), lambda x, g: (2 * x * g,))
-    with pytest.raises(TypeError, match="forward-mode"):
-        second_order(lambda x: jax.lax.fori_loop(0, 2, lambda _, y: f(y), x), jnp.ones(()))
-    with pytest.raises(TypeError, match="forward-mode"):
-        second_order(f, jnp.ones(()))
-    assert directional_sharpness(f, jnp.ones(()), jnp.ones(()), method="reverse") == 2
+        def both(params, direction):
+            value, along = second_order(loss, params)
+            return (value, *along(direction)), dense(loss, params, direction)
+
+        # Most of the time is the compiler's: it need not optimise what runs once.
+        quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+        got, expected = jax.jit(both, compiler_options=quick)(params, direction)
+        chex.assert_trees_all_close(got, expected, rtol=1e-10, atol=1e-10)
+
+
+@jax.custom_vjp
+def squared(x):
+    return x**2
+
+
+squared.defvjp(lambda x: (x**2, x), lambda x, g: (2 * x * g,))
+
+
+@jax.custom_jvp
+def ruled(x):
+    return x**2
+
+
+ruled.defjvp(lambda x, v: (x[0] ** 2, 2 * squared(jnp.sqrt(x[0])) * v[0]))
+
+WITHOUT_FORWARD_MODE = {
+    "itself": squared,
+    "call": jax.jit(squared),
+    "scan": lambda x: jax.lax.scan(lambda h, _: (squared(h), h), x, None, length=2)[0],
+    "loops": lambda x: jax.lax.fori_loop(
+        0, 2, lambda _, h: jax.lax.fori_loop(0, 2, lambda _, h: squared(h), h), x
+    ),
+    "branch": lambda x: jax.lax.cond(x > 0, squared, jnp.sin, x),
+    "remat": jax.checkpoint(lambda x: jnp.sin(squared(x))),
+    "vmap": lambda x: jnp.sum(jax.vmap(squared)(x * jnp.arange(3.0))),
+    "a rule": ruled,
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_FORWARD_MODE)
+def test_a_function_without_forward_mode_is_refused_wherever_it_is(name):
+    with pytest.raises(ForwardModeError, match="custom_vjp"):
+        second_order(WITHOUT_FORWARD_MODE[name], jnp.float32(1.5))
+
+
+def test_a_custom_vjp_that_is_not_differentiated_forward_is_none_of_our_business():
+    @jax.custom_jvp
+    def f(x):
+        return squared(x)
+
+    f.defjvp(lambda x, v: (f(*x), 2 * x[0] * v[0]))
+    x = jnp.float32(1.5)
+    for loss in (
+        f,
+        lambda x: squared(jnp.float32(1)) * x**2,
+        lambda x: jax.grad(squared)(x) * x / 2,
+    ):
+        chex.assert_trees_all_close(second_order(loss, x)[1](2 * x), (4 * x**2, 8 * x**2))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_a_16_bit_loss_is_summed_in_32_bits(dtype):
+    """Values that 16 bits hold exactly, of which only sums of products need more."""
+    count = 3000
+    x = jnp.full(count, 0.5).at[::3].set(1.5)
+
+    def loss(x):
+        return jnp.sum(x.astype(dtype) ** 2 * dtype(2**-9), dtype=dtype)
+
+    value, along = second_order(loss, x)
+    slope, sharpness = along(jnp.ones(count))
+    assert {value.dtype, slope.dtype, sharpness.dtype} == {jnp.dtype(jnp.float32)}
+    assert sharpness == count * 2**-8
+
+
+def test_a_16_bit_model_is_contracted_in_32_bits():
+    keys = jax.random.split(KEY, 5)
+    params = [jax.random.normal(k, (64, 64)) / 8 for k in keys[:2]]
+    direction = [jax.random.normal(k, (64, 64)) / 64 for k in keys[2:4]]
+    x = jax.random.normal(keys[4], (256, 64))
+
+    def loss(params, dtype):
+        first, second = (w.astype(dtype) for w in params)
+        h = jnp.tanh(x.astype(dtype) @ first)
+        out = jnp.tanh(h @ second).astype(jnp.float32)
+        return jnp.mean(out**2 * out)
+
+    exact = second_order(lambda p: loss(p, jnp.float32), params)[1](direction)
+    half = second_order(lambda p: loss(p, jnp.float16), params)[1](direction)
+    chex.assert_trees_all_close(half, exact, rtol=3e-3)
+
+
+MESHES = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from sharpjax.second_order import ForwardModeError, second_order
+
+def loss(p):
+    h = jnp.tanh(p["x"] @ p["w"])
+    def step(c, own):
+        c = jnp.tanh(c * own + c @ p["s"])
+        return c, jnp.sum(c**2)
+    last, path = jax.lax.scan(step, h, p["k"])
+    return jnp.sum(last * jax.nn.softmax(h @ p["s"])) + jnp.sum(path) + jnp.sum(h**3)
+
+def expand(p, v):
+    value, along = second_order(loss, p)
+    return value, jax.lax.map(along, v)
+
+rng = np.random.default_rng(0)
+shapes = {"x": (8, 4), "w": (4, 4), "s": (4, 4), "k": (3, 8, 4)}
+params = {k: rng.standard_normal(s).astype(np.float32) for k, s in shapes.items()}
+many = {k: rng.standard_normal((2, *s)).astype(np.float32) for k, s in shapes.items()}
+expected = jax.jit(expand)(params, many)
+for kind in (AxisType.Auto, AxisType.Explicit):
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind, kind))
+    specs = {"x": ("x", None), "w": (None, "y"), "s": (), "k": (None, "x", "y")}
+    put = lambda x, spec: jax.device_put(x, NamedSharding(mesh, P(*spec)))
+    p = {k: put(x, specs[k]) for k, x in params.items()}
+    v = {k: put(x, (None, *specs[k])) for k, x in many.items()}
+    if kind == AxisType.Explicit:  # The model says itself how it is sharded inside.
+        for tree, lead in ((p, ()), (v, (None,))):
+            tree["w"] = put(tree["w"], (*lead, None, None))
+            tree["k"] = put(tree["k"], (*lead, None, "x", None))
+    got = jax.jit(expand)(p, v)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5), got, expected)
+    with jax.set_mesh(mesh):
+        value, along = second_order(loss, p)
+        got = value, jax.tree.map(lambda *xs: jnp.stack(xs), *[
+            along(jax.tree.map(lambda x: x[i], v)) for i in range(2)])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5), got, expected)
+print("passed")
+"""
+
+
+def test_meshes_with_automatic_and_explicit_axes():
+    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    env |= {"JAX_PLATFORMS": "cpu"}
+    run = [sys.executable, "-W", "error", "-c", MESHES]
+    done = subprocess.run(run, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip() == "passed"
 
 
 T5_FIELDS = {"vocab_size": 19, "d_model": 6, "d_kv": 3, "d_ff": 8, "num_layers": 1, "num_heads": 2}
@@ -206,3 +379,17 @@ def test_a_direction_costs_a_gradient_and_the_shared_pass_less():
     both = products(jax.jit(shared).lower(params).compile())
     # x is no parameter: of three products in each direction, the first layer needs fewer.
     assert both < one + 1.7 * gradient
+
+
+def test_a_scan_of_blocks_costs_what_the_blocks_cost():
+    """Products in a direction's steps: three where a product has two moving factors."""
+
+    def loss(ws):
+        return jnp.sum(jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), jnp.ones((4, 4)), ws)[0])
+
+    ws = jnp.ones((3, 4, 4))
+    _, along = second_order(loss, ws)
+    assert str(jax.make_jaxpr(along)(ws)).count("dot_general") == 3
+    shared = jax.make_jaxpr(lambda ws: second_order(loss, ws)[0])
+    assert str(jax.make_jaxpr(lambda ws: second_order(loss, ws)[1](ws))(ws)).count("scan") == 3
+    assert str(shared(ws)).count("scan") >= 1
