@@ -15,6 +15,7 @@ from experiments.config import Config
 from experiments.layout import Layout
 from experiments.tasks import Task, rng
 from experiments.watch import Watch
+from sharpjax.magnitudes import magnitude_histogram, top_share
 from sharpjax.precision import measure_precision
 
 # Of the test subset's micro-batches, those that the float64 check uses.
@@ -76,7 +77,7 @@ def run(
         extra = []
         if measured[epoch, batch]:
             extra += _landscape_rows(cell, config, task, step, stats, test)
-            extra += _histogram_rows(cell, step, layout)
+            extra += _histogram_rows(cell, step)
             extra += scales.measure(cell, step)
         if (epoch, batch) == first_landscape:
             extra += _precision_rows(cell, task, config, layout, step)
@@ -148,7 +149,7 @@ def dropout_key(config: Config, task: Task) -> jax.Array | None:
 
 def _sharpness_rows(cell, config, step, stats) -> list[records.Sharpness]:
     threshold = float(_threshold(step.grads, config.clip_fraction))
-    shares = {k: float(_top_share(u, config.clip_fraction)) for k, u in step.updates.items()}
+    shares = {k: float(top_share(u, config.clip_fraction)) for k, u in step.updates.items()}
     reference = abs(float(stats["sgd"].sharpness))
     return [
         records.Sharpness(
@@ -181,17 +182,20 @@ def _landscape_rows(cell, config, task, step, stats, test) -> list[records.Lands
             initial_step=newton if 0 < newton < float("inf") else None,
             points=config.landscape_points,
         )
+        # The curve ends where the loss is back at its start, if it ever is.
+        critical = search.critical_step
+        end = max(critical, search.best_step) if 0 < critical < float("inf") else float("inf")
         rows += [
             records.Landscape(*cell, algorithm, step=float(s), loss=float(loss))
             for s, loss in zip(search.steps, search.losses, strict=True)
+            if s <= end
         ]
     return rows
 
 
-def _histogram_rows(cell, step, layout) -> list[records.Histogram]:
+def _histogram_rows(cell, step) -> list[records.Histogram]:
     def rows(algorithm: str, quantity: str, tree: Any) -> list[records.Histogram]:
         bounds = np.concatenate([[-np.inf], EDGES, [np.inf]])
-        counts = sum(c.astype(np.int64) for c in layout.gather(_counts(tree)))
         return [
             records.Histogram(
                 *cell,
@@ -201,7 +205,7 @@ def _histogram_rows(cell, step, layout) -> list[records.Histogram]:
                 upper=float(bounds[i + 1]),
                 count=int(count),
             )
-            for i, count in enumerate(counts)
+            for i, count in enumerate(magnitude_histogram(tree, 10.0**EDGES))
             if count
         ]
 
@@ -242,38 +246,3 @@ def _precision_rows(cell, task, config, layout, step) -> list[records.Precision]
 
 
 _threshold = jax.jit(sharpjax.top_fraction_threshold, static_argnums=1)
-
-
-@jax.jit
-def _counts(tree) -> list[jax.Array]:
-    """Counts of each leaf's magnitudes between EDGES; the host sums leaves without overflow."""
-    edges = jnp.asarray(10.0**EDGES, jnp.float32)
-
-    def count(x):
-        where = jnp.searchsorted(edges, jnp.abs(x).ravel(), side="right")
-        return jnp.bincount(where, length=len(EDGES) + 1)
-
-    return [count(x) for x in jax.tree.leaves(tree)]
-
-
-def _top_share(update, fraction: float) -> float:
-    """Share of ‖update‖² in its ⌊n·fraction⌋ largest coordinates.
-
-    Those above τ, and of those equal to it as many as are missing.
-    """
-    size = sum(x.size for x in jax.tree.leaves(update))
-    top, count, threshold, total = (float(x) for x in _top_sums(update, fraction))
-    rank = int(np.floor(size * fraction))
-    return (top + (rank - count) * threshold**2) / total if total else float("nan")
-
-
-@jax.jit
-def _top_sums(update, fraction):
-    # Relative to the largest coordinate: squares of tiny updates would vanish.
-    largest = jnp.stack([jnp.max(jnp.abs(x)) for x in jax.tree.leaves(update)]).max()
-    scaled = jax.tree.map(lambda x: jnp.abs(x) / largest, update)
-    threshold = sharpjax.top_fraction_threshold(scaled, fraction)
-    leaves = jax.tree.leaves(scaled)
-    top = sum(jnp.sum(jnp.where(x > threshold, x, 0) ** 2) for x in leaves)
-    count = sum(jnp.sum(x > threshold) for x in leaves)
-    return top, count, threshold, sum(jnp.sum(x**2) for x in leaves)

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from sharpjax._checks import check_real_leaves, check_same_structure
+
 
 def check_batches(batches: Any) -> int:
     """The number of micro-batches; raises if there is none or the leaves disagree."""
@@ -67,3 +69,14 @@ def check_scalar_loss(loss_fn: Callable, params: Any, *args: Any) -> None:
             f"loss_fn must return a real scalar, got shape {leaves[0].shape}, "
             f"dtype {leaves[0].dtype}"
         )
+
+
+def check(loss_fn, params, direction, batches, key) -> tuple:
+    """Checks what a measurement along one direction is given; the loss's extra arguments."""
+    check_batches(batches)
+    check_real_leaves("params", params)
+    check_real_leaves("direction", direction)
+    check_same_structure("direction", direction, "params", params)
+    extra = () if key is None else (key,)
+    check_scalar_loss(loss_fn, params, micro_batch_shape(batches), *extra)
+    return extra

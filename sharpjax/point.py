@@ -142,10 +142,10 @@ def measure_point(
             )
             for name, update in updates.items()
         }
-    histogram = {name: magnitude_histogram(update, EDGES) for name, update in updates.items()}
+    histogram = {name: magnitude_histogram(update, 10.0**EDGES) for name, update in updates.items()}
     threshold = np.nan
     if grads is not None:
-        histogram["gradient"] = magnitude_histogram(grads, EDGES)
+        histogram["gradient"] = magnitude_histogram(grads, 10.0**EDGES)
         threshold = np.float64(top_fraction_threshold(grads, fraction))
     return Point(
         directions=directions,
