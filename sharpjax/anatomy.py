@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from sharpjax._checks import check_choice, check_in_range
@@ -116,7 +117,11 @@ def sharpness_by_rank(
         raise ValueError(f"fractions must hold at least one number, got {fractions!r}")
     for fraction in fractions:
         check_in_range("fractions", fraction, 0.0, 1.0)
-    ranking = measured.run(_ranking, magnitudes, fractions=tuple(map(float, fractions)))
+    size = sum(jnp.size(x) for x in jax.tree.leaves(magnitudes))
+    ranks = [divmod(int(size * float(fraction)), 2**16) for fraction in fractions]
+    # One after the other and not in one program: outside of jit, they share a compiled search.
+    thresholds = jnp.stack([top_fraction_threshold(magnitudes, f) for f in fractions])
+    ranking = measured.run(_ranking, magnitudes, thresholds, np.array(ranks, np.int32))
     return {
         name: measured.run(_by_rank, update, magnitudes, *ranking)
         for name, update in updates.items()
@@ -198,23 +203,21 @@ def _labels(params, groups) -> list:
     return [groups(name) for name in names] if callable(groups) else names
 
 
-def _ranking(objective: Objective, magnitudes, *, fractions) -> tuple[jax.Array, jax.Array]:
+def _ranking(objective: Objective, magnitudes, thresholds, ranks) -> tuple[jax.Array, jax.Array]:
     """The threshold of each fraction [F], and the weight of a coordinate that ties with it [F]."""
-    size = sum(x.size for x in jax.tree.leaves(magnitudes))
     magnitudes = objective.like_sharding(magnitudes)
     known = [jnp.all(~jnp.isnan(x)) for x in jax.tree.leaves(magnitudes)]
     known = functools.reduce(jnp.logical_and, known)
-    thresholds, ties = [], []
-    for fraction in fractions:
-        threshold = top_fraction_threshold(magnitudes, fraction)
-        above = _count(lambda x, t=threshold: jnp.abs(x) > t, magnitudes)
-        equal = _count(lambda x, t=threshold: jnp.abs(x) == t, magnitudes)
-        rank = divmod(int(size * fraction), 2**16)
+
+    def tie(at):
+        threshold, rank = at
+        above = _count(lambda x: jnp.abs(x) > threshold, magnitudes)
+        equal = _count(lambda x: jnp.abs(x) == threshold, magnitudes)
         missing = _number([r - a for r, a in zip(rank, above, strict=True)])
-        tie = jnp.maximum(missing, 0) / jnp.maximum(_number(equal), 1)
-        thresholds.append(jnp.where(known, threshold, jnp.nan))
-        ties.append(jnp.where(known, tie, jnp.nan))
-    return jnp.stack(thresholds), jnp.stack(ties)
+        return jnp.maximum(missing, 0) / jnp.maximum(_number(equal), 1)
+
+    ties = jax.lax.map(tie, (thresholds, ranks))
+    return jnp.where(known, thresholds, jnp.nan), jnp.where(known, ties, jnp.nan)
 
 
 def _count(condition, tree) -> list[jax.Array]:
