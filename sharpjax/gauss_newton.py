@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from sharpjax._arguments import Static, join, widen
 from sharpjax._checks import check_real_leaves
+from sharpjax._programs import has_primitive
 from sharpjax.objective import (
     Objective,
     Params,
@@ -149,11 +150,10 @@ def _split(objective: Objective, updates) -> list[jax.Array]:
 
 def _linearize(f: Callable, params: Params) -> tuple[Any, Callable]:
     """f(params), and v ↦ Jv; where there is no forward mode, as the transpose of u ↦ Jᵀu."""
-    try:
-        return jax.linearize(f, params)
-    except TypeError as error:
-        if "custom_vjp" not in str(error):
-            raise
+    outputs, push = jax.linearize(f, params)
+    # Linearized, a custom_vjp function is a placeholder that fails only when it is compiled.
+    if not has_primitive(jax.make_jaxpr(push)(params).jaxpr, ("custom_lin",)):
+        return outputs, push
     warn_handover("a custom_vjp function has no forward mode", "reverse over reverse")
     outputs, pull = jax.vjp(f, params)
     _, push = jax.vjp(pull, jax.tree.map(jnp.zeros_like, outputs))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.experimental import jet
 
+from sharpjax._programs import has_primitive
 from sharpjax.objective import dot, linearize_gradient, result, warn_handover
 from sharpjax.second_order import second_order
 
@@ -94,7 +95,7 @@ def _forward(f, params) -> tuple[jax.Array, Callable]:
     chosen, reason = by_jet, None
     try:
         jax.eval_shape(by_jet, params, params)
-        if _has_power(jax.make_jaxpr(f)(params).jaxpr):
+        if has_primitive(jax.make_jaxpr(f)(params).jaxpr, ("pow",)):
             reason = "its rule for x**y is not finite where x ≤ 0"
     except Exception as error:  # Taylor mode fails in many ways; an error of f itself shows below.
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
@@ -106,16 +107,3 @@ def _forward(f, params) -> tuple[jax.Array, Callable]:
     # directions, and everything that it computes has to be kept: twice the memory, for a seventh
     # of the time.
     return f(params), lambda v: chosen(*jax.lax.optimization_barrier((params, v)))
-
-
-def _has_power(jaxpr) -> bool:
-    """Whether a program raises to a power that is no integer constant, anywhere inside."""
-    return any(
-        eqn.primitive.name == "pow"
-        or any(
-            _has_power(getattr(inner, "jaxpr", inner))
-            for inner in jax.tree.leaves(list(eqn.params.values()))
-            if hasattr(getattr(inner, "jaxpr", inner), "eqns")
-        )
-        for eqn in jaxpr.eqns
-    )

@@ -1,5 +1,7 @@
 """Coordinates and blocks against the dense Hessian in float64."""
 
+import functools
+
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
@@ -20,6 +22,11 @@ def ravel(tree):
 @pytest.fixture
 def point(x64):
     """A network on two micro-batches, two updates, and the dense Hessian of each micro-batch."""
+    return made()
+
+
+@functools.cache
+def made():
     loss, params, batch = network(KEY, jnp.float64)
     batches = jax.tree.map(lambda x: jnp.stack([x, x[::-1] * 1.5]), batch)
     updates = {"u": random_like(jax.random.key(7), params), "w": random_like(KEY, params)}
