@@ -56,7 +56,7 @@ class Block(records.Cell):
 
 @dataclasses.dataclass(frozen=True)
 class Correlation(Place):
-    """Spearman's correlation of |gᵢ| with |Hᵢᵢ|; see `sharpjax.diagonal.RankCorrelation`."""
+    """Spearman's correlation of |gᵢ| with |Hᵢᵢ|; see `sharpjax.statistics.RankCorrelation`."""
 
     FILE: ClassVar = "anatomy_correlation.csv"
     KEY: ClassVar = (*PLACE, "gradient", "scope")

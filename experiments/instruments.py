@@ -4,7 +4,9 @@ import dataclasses
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
 import sharpjax
 from experiments import trajectory
@@ -27,15 +29,12 @@ from experiments.tasks import Task, rng
 from sharpjax._checks import check_in_range
 from sharpjax.anatomy import block_sharpness, sharpness_by_rank
 from sharpjax.clip_curve import clip_curve
-from sharpjax.diagonal import (
-    hessian_diagonal,
-    rank_correlation,
-    sample_coordinates,
-    take_coordinates,
-)
+from sharpjax.coordinates import sample_coordinates, take_coordinates
+from sharpjax.diagonal import hessian_diagonal
 from sharpjax.gauss_newton import gauss_newton_sharpness
 from sharpjax.models import make_logits
 from sharpjax.spectrum import lanczos_spectrum
+from sharpjax.statistics import rank_correlation
 from sharpjax.subspace import combine_directions, measure_span, span_step
 
 _MINIMUM = 30  # Sampled coordinates from which a tensor has a correlation of its own.
@@ -101,13 +100,14 @@ def lorenz(point: Point, algorithm: str) -> list[Lorenz]:
     found = sharpness_by_rank(
         point.task.loss_fn,
         point.params,
-        point.updates[algorithm],
+        {algorithm: point.updates[algorithm]},
         point.grads,
         fractions,
         point.task.test,
-    )
+    )[algorithm]
+    columns = jax.device_get(dataclasses.astuple(found))
     return [
-        Lorenz(*point.place, algorithm, float(fraction), *(float(x[i]) for x in found))
+        Lorenz(*point.place, algorithm, float(fraction), *(float(x[i]) for x in columns))
         for i, fraction in enumerate(fractions)
     ]
 
@@ -117,11 +117,11 @@ def blocks(point: Point, algorithm: str) -> list[Block]:
     found = block_sharpness(
         point.task.loss_fn,
         point.params,
-        point.updates[algorithm],
+        {algorithm: point.updates[algorithm]},
         point.task.test,
         groups=place_of,
-    )
-    matrix, errors, squares = jax.device_get(found[1:])
+    )[algorithm]
+    matrix, errors, squares = jax.device_get((found.matrix, found.matrix_se, found.squared_norms))
     return [
         Block(
             *point.place,
@@ -140,13 +140,26 @@ def blocks(point: Point, algorithm: str) -> list[Block]:
 def parts(point: Point) -> list[Parts]:
     """Every direction's sharpness as Gauss-Newton part and residual."""
     found = gauss_newton_sharpness(
-        point.task.loss_fn,
         make_logits(point.task.model),
+        loss_of_logits,
         point.params,
         point.updates,
         point.task.test,
     )
-    return [Parts(*point.place, name, *map(float, split)) for name, split in found.items()]
+    return [
+        Parts(*point.place, name, *map(float, dataclasses.astuple(split)))
+        for name, split in found.items()
+    ]
+
+
+def loss_of_logits(logits: jax.Array, batch: Any) -> jax.Array:
+    """The tasks' loss: the mean over examples of the mean over their counted tokens."""
+    counted = batch["labels"] != -100
+    losses = optax.softmax_cross_entropy_with_integer_labels(
+        logits, jnp.where(counted, batch["labels"], 0)
+    )
+    tokens = jnp.maximum(jnp.sum(counted, axis=1), 1)
+    return jnp.mean(jnp.sum(jnp.where(counted, losses, 0), axis=1) / tokens)
 
 
 def span(point: Point) -> list:
@@ -263,9 +276,8 @@ def correlations(point: Point) -> list:
                     *point.place,
                     name,
                     scope,
-                    *ranks[:8],
+                    **{f.name: getattr(ranks, f.name) for f in dataclasses.fields(ranks)},
                     resolved=float(resolved),
-                    coordinates=ranks.coordinates,
                     probes=options.probes,
                 )
             )

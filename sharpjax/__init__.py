@@ -19,16 +19,10 @@ from sharpjax.curvature import (
     directional_taylor,
     hvp,
 )
-from sharpjax.diagonal import (
-    HessianDiagonal,
-    RankCorrelation,
-    hessian_diagonal,
-    rank_correlation,
-    sample_coordinates,
-    take_coordinates,
-)
+from sharpjax.diagonal import HessianDiagonal, hessian_diagonal
 from sharpjax.directions import DirectionStats, measure_directions, measure_updates
-from sharpjax.gauss_newton import GaussNewton, example_targets, gauss_newton_sharpness
+from sharpjax.exact_diagonal import ExactDiagonal, exact_diagonal
+from sharpjax.gauss_newton import GaussNewton, gauss_newton_sharpness
 from sharpjax.landscape import LineSearch, loss_along, search_along
 from sharpjax.monitor import (
     SharpnessMonitor,
@@ -65,11 +59,11 @@ __all__ = [
     "ClipPoint",
     "DirectionStats",
     "DirectionalTaylor",
+    "ExactDiagonal",
     "FactoredRmsState",
     "GaussNewton",
     "HessianDiagonal",
     "LineSearch",
-    "RankCorrelation",
     "SharpnessByRank",
     "SharpnessMonitor",
     "SpanModel",
@@ -85,7 +79,7 @@ __all__ = [
     "coordinate_sharpness",
     "directional_sharpness",
     "directional_taylor",
-    "example_targets",
+    "exact_diagonal",
     "gauss_newton_sharpness",
     "hessian_diagonal",
     "hessian_operator",
@@ -99,8 +93,6 @@ __all__ = [
     "normalized_sgd",
     "paper_algorithms",
     "pseudo_updates",
-    "rank_correlation",
-    "sample_coordinates",
     "scale_by_clipped_adam",
     "scale_by_clipped_factored_rms",
     "search_along",
@@ -109,7 +101,6 @@ __all__ = [
     "sharpness_monitor",
     "span_step",
     "spectral_density",
-    "take_coordinates",
     "tensorboard_logger",
     "top_fraction_threshold",
     "wandb_logger",

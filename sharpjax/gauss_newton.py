@@ -1,132 +1,160 @@
-"""What curvature is made of: the Gauss-Newton part of a softmax cross-entropy, and the residual."""
+"""What curvature is made of: the Gauss-Newton part of any loss of any outputs, and the residual."""
 
-import functools
+import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
-from jax.core import Tracer
 
-from sharpjax._legacy import _widen
-from sharpjax.anatomy import standard_error
-from sharpjax.subspace import check_updates, stack_units
+from sharpjax._arguments import Static, join, widen
+from sharpjax._checks import check_real_leaves
+from sharpjax._programs import has_primitive
+from sharpjax.objective import (
+    Objective,
+    Params,
+    dot,
+    linearize_gradient,
+    result,
+    standard_error,
+    updates_objective,
+    warn_handover,
+)
+from sharpjax.subspace import stack_units
 
 
-class GaussNewton(NamedTuple):
+@result
+class GaussNewton:
     """vᵀHv = vᵀGv + residual for one direction, v = u/‖u‖; scalars.
 
-    Standard errors are sample deviations over M micro-batches/√M, NaN with one; the residual's is
-    that of the paired differences.
+    Standard errors are sample deviations over M micro-batches/√M, NaN with one.
     """
 
-    sharpness: jax.Array  # vᵀHv.
+    sharpness: jax.Array
+    """vᵀHv."""
     sharpness_se: jax.Array
-    gauss_newton: jax.Array  # vᵀGv ≥ 0.
+    """Its standard error."""
+    gauss_newton: jax.Array
+    """vᵀGv = (Jv)ᵀ(∇²ℓ)(Jv): not negative where ℓ is convex in the outputs."""
     gauss_newton_se: jax.Array
-    residual: jax.Array  # Σ w_t Σ_k (∂ℓ_t/∂logit_tk)·vᵀ∇²logit_tk·v.
+    """Its standard error."""
+    residual: jax.Array
+    """Σₖ (∂ℓ/∂zₖ)·vᵀ∇²zₖ·v, as the difference of the two."""
     residual_se: jax.Array
-
-
-def example_targets(batch: Any) -> tuple[jax.Array, jax.Array]:
-    """Labels [B, T] and weights 1/(B·|C_b|) of the counted positions (label ≠ −100) of example b.
-
-    The weights of the models' default loss: a mean over examples of means over their tokens.
-    """
-    labels = jnp.asarray(batch["labels"])
-    counted = (labels != -100).astype(float)
-    weights = counted / jnp.maximum(jnp.sum(counted, axis=1, keepdims=True), 1)
-    return labels, weights / labels.shape[0]
+    """Its standard error: that of the paired differences."""
 
 
 def gauss_newton_sharpness(
-    loss_fn: Callable,
-    logits_fn: Callable,
-    params: Any,
+    outputs_fn: Callable[..., Any],
+    loss_of_outputs: Callable[[Any, Any], jax.Array],
+    params: Params,
     updates: Mapping[str, Any],
     batches: Any,
     *,
-    targets: Callable[[Any], tuple[jax.Array, jax.Array]] = example_targets,
-    key: jax.Array | None = None,
+    args: tuple = (),
 ) -> dict[str, GaussNewton]:
     """Splits each direction's sharpness into its Gauss-Newton part and the rest.
 
-    For loss = Σ_t w_t·(−log softmax(z_t)[label_t]) with logits z = logits_fn(params, batch) and
-    their Jacobian J, the Hessian of −log softmax in z_t is diag(p_t) − p_t·p_tᵀ, so that
+    With outputs z = outputs_fn(params, batch), their Jacobian J in the parameters, and the loss
+    ℓ(z) = loss_of_outputs(z, batch), the Hessian in the parameters is
 
-        vᵀGv = Σ_t w_t·Var_{k ~ p_t}[(Jv)_tk],  p_t = softmax(z_t):
+        H = Jᵀ(∇²ℓ)J + Σₖ (∂ℓ/∂zₖ)·∇²zₖ = G + residual.
 
-    the weighted variance, under the model's own prediction, of the change of the logits. It is the
-    curvature that the loss would have if the logits were linear in the parameters; the residual is
-    that of the logits themselves, weighted with the loss's slope in them.
+    vᵀGv is the curvature that the loss would have if the outputs were linear in the parameters; the
+    residual is that of the outputs themselves, weighted with the loss's slope in them. Where the
+    model ends and the loss begins decides both: of a softmax cross-entropy the outputs are the
+    logits. May be jitted.
 
     Args:
-      loss_fn: `loss_fn(params, batch)` -> real scalar; `loss_fn(params, batch, key)` with `key`.
-        Hashable, as `logits_fn` is; the same objects again reuse the compiled call.
-      logits_fn: `logits_fn(params, batch)` -> [..., classes], likewise with `key`.
-      params: Pytree of real floating-point arrays.
-      updates: Name -> direction, a pytree like `params`, of any scale (normalised here).
-      batches: Pytree of leaves [micro_batches, micro_batch, …].
-      targets: `targets(batch)` -> (labels, weights), each of the logits' shape without classes;
-        weight 0 leaves a position out, whatever its label. The default fits `models.make_loss`.
-      key: One dropout key for all micro-batches; None evaluates without.
+        outputs_fn: `outputs_fn(params, batch, *args)` -> pytree of real floating-point arrays. It
+            and `loss_of_outputs` are compiled and kept as `jax.jit` keeps a function: what they
+            capture is frozen at the first call; pass what changes in `args`.
+        loss_of_outputs: `loss_of_outputs(outputs, batch)` -> real scalar. Outputs come in float32
+            or wider.
+        params: Pytree of real floating-point arrays.
+        updates: Name -> direction, a pytree like `params`, of any scale (normalised here).
+        batches: Pytree of leaves [micro_batches, micro_batch, …], or a list of equal batches; the
+            objective is the mean over micro-batches.
+        args: Extra arguments of `outputs_fn`: arrays and numbers are traced, all else is static.
 
     Returns:
-      Name -> `GaussNewton`, scalars in float32 or wider; NaN for a zero direction.
+        Name -> `GaussNewton`, scalars in float32 or wider; NaN for a zero direction.
 
     Raises:
-      ValueError: no updates; an update unlike `params`; empty `batches`; a loss that is not the
-        weighted cross-entropy of these logits (by more than 0.1 %).
-      TypeError: complex or integer leaves; a loss that is not a scalar.
+        ValueError: no updates; an update unlike `params`; empty or ragged `batches`.
+        TypeError: complex or integer leaves, of the outputs too; a loss that is not a real scalar.
 
     Cost: for K directions, 1 + 2K gradients and 1 + K forward passes a micro-batch; memory for a
-    stack of the K directions, a gradient's residuals and three arrays like the logits.
+    stack of the K directions, a gradient's residuals and a few trees like the outputs.
 
     Source: Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent",
     2002.
+
+    Example:
+        >>> import jax.numpy as jnp, sharpjax
+        >>> outputs = lambda x, batch: x**2  # Curved: 2 of 6 is its own.
+        >>> squared = lambda z, batch: jnp.sum((z - batch) ** 2) / 2
+        >>> x, batches = jnp.ones(1), jnp.zeros((1, 1))
+        >>> parts = sharpjax.gauss_newton_sharpness(outputs, squared, x, {"v": x}, batches)["v"]
+        >>> float(parts.sharpness), float(parts.gauss_newton), float(parts.residual)
+        (6.0, 4.0, 2.0)
     """
-    extra = check_updates(loss_fn, params, updates, batches, key)
-    directions = [*updates.values()]
-    parts, loss, entropy = _split(loss_fn, logits_fn, params, directions, batches, extra, targets)
-    if not isinstance(loss, Tracer) and not np.isclose(loss, entropy, rtol=1e-3):
-        raise ValueError(
-            f"loss_fn must be the weighted cross-entropy of the logits, got {float(loss)} "
-            f"where the logits and weights give {float(entropy)}"
-        )
+    loss_fn = _LossOfOutputs(Static(outputs_fn), Static(loss_of_outputs))
+    measured = updates_objective(loss_fn, params, updates, batches, args, has_aux=False)
+    parts = measured.run(_split, [*updates.values()])
     return {name: GaussNewton(*(value[i] for value in parts)) for i, name in enumerate(updates)}
 
 
-@functools.partial(jax.jit, static_argnames=("loss_fn", "logits_fn", "targets"))
-def _split(loss_fn, logits_fn, params, updates, batches, extra, targets):
-    params = _widen(params)
-    units, norms = stack_units(updates)
+@dataclasses.dataclass(frozen=True)
+class _LossOfOutputs:
+    """The composite loss; equal to another of the same two functions, which reuses its program."""
 
-    def one_micro_batch(_, batch):
-        gradient = jax.value_and_grad(lambda p: loss_fn(p, batch, *extra))
-        (loss, _), tangent = jax.linearize(gradient, params)
-        logits, push = jax.linearize(lambda p: logits_fn(p, batch, *extra), params)
-        labels, weights = targets(batch)
-        weights = weights.astype(logits.dtype)
-        logs = jax.nn.log_softmax(logits)
-        # A masked sum, not a gather: a label of −100 meets no class.
-        classes = jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1)
-        picked = jnp.sum(jnp.where(classes == labels[..., None], logs, 0), axis=-1)
-        chance = jnp.exp(logs)
+    outputs_fn: Static
+    loss_of_outputs: Static
+
+    def __call__(self, params, batch, *args):
+        return self.of(self.outputs(params, batch, *args), batch)
+
+    def outputs(self, params, batch, *args):
+        outputs = self.outputs_fn.value(params, batch, *args)
+        check_real_leaves("outputs", outputs)
+        return widen(outputs)
+
+    def of(self, outputs, batch):
+        return self.loss_of_outputs.value(outputs, batch)
+
+
+def _split(objective: Objective, updates) -> list[jax.Array]:
+    """[K] of each field of `GaussNewton`."""
+    loss_fn, args = objective.loss_fn, join(objective.traced, objective.rest)
+    units, norms = stack_units(objective, updates)
+
+    def one_micro_batch(batch):
+        _, _, product = linearize_gradient(objective.at(batch), objective.params)
+        outputs, push = _linearize(lambda p: loss_fn.outputs(p, batch, *args), objective.params)
+        of_outputs = lambda z: widen(loss_fn.of(z, batch))  # noqa: E731
+        _, _, inner = linearize_gradient(of_outputs, outputs)
 
         def along(v):
-            whole = optax.tree.vdot(v, tangent(v)[1])
             change = push(v)
-            centred = change - jnp.sum(chance * change, axis=-1, keepdims=True)
-            return whole, jnp.sum(weights * jnp.sum(chance * jnp.square(centred), axis=-1))
+            return dot(v, product(v)), dot(change, inner(change))
 
-        return None, (loss, -jnp.sum(weights * picked), *jax.lax.map(along, units))
+        return jax.lax.map(along, units)
 
-    with jax.default_matmul_precision("highest"):
-        _, (losses, entropies, whole, part) = jax.lax.scan(one_micro_batch, None, batches)
+    whole, part = jax.lax.map(one_micro_batch, objective.batches)
     values = []
     for samples in (whole, part, whole - part):
         values += [samples.mean(0), standard_error(samples)]
-    values = [jnp.where(norms > 0, value, jnp.nan) for value in values]
-    return values, losses.mean(), entropies.mean()
+    return [jnp.where(norms == 0, jnp.nan, value) for value in values]
+
+
+def _linearize(f: Callable, params: Params) -> tuple[Any, Callable]:
+    """f(params), and v ↦ Jv; where there is no forward mode, as the transpose of u ↦ Jᵀu."""
+    outputs, push = jax.linearize(f, params)
+    # Linearized, a custom_vjp function is a placeholder that fails only when it is compiled.
+    if not has_primitive(jax.make_jaxpr(push)(params).jaxpr, ("custom_lin",)):
+        return outputs, push
+    warn_handover("a custom_vjp function has no forward mode", "reverse over reverse")
+    outputs, pull = jax.vjp(f, params)
+    _, push = jax.vjp(pull, jax.tree.map(jnp.zeros_like, outputs))
+    return outputs, lambda v: push((v,))[0]

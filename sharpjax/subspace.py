@@ -1,75 +1,110 @@
 """The quadratic model of a loss in the span of several directions, and its best step."""
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sharpjax._arguments import widen
 from sharpjax._checks import check_real_leaves, check_same_structure
-from sharpjax._legacy import _normalize, _widen, check_batches, check_scalar_loss, micro_batch_shape
-from sharpjax.anatomy import standard_error
+from sharpjax.objective import (
+    LossFn,
+    Objective,
+    Params,
+    dot,
+    linearize_gradient,
+    magnitude,
+    result,
+    standard_error,
+    static,
+    updates_objective,
+)
 
 
-class SpanModel(NamedTuple):
+@result
+class SpanModel:
     """f(x + Vc) ≈ loss + slopesᵀc + cᵀ·curvature·c/2 for the unit directions V = [v₁ … v_K]."""
 
-    names: tuple[str, ...]  # [K].
-    loss: jax.Array  # Mean over micro-batches.
-    slopes: jax.Array  # [K], Vᵀg.
-    gram: jax.Array  # [K, K], VᵀV: cosines.
-    curvature: jax.Array  # [K, K], VᵀHV, symmetric; its diagonal is each one's sharpness.
-    curvature_se: jax.Array  # [K, K], sample deviation over M micro-batches/√M; NaN with one.
-    curvatures: jax.Array  # [M, K, K], each micro-batch's.
+    names: tuple[str, ...] = static()
+    """[K]."""
+    loss: jax.Array
+    """Mean over micro-batches."""
+    slopes: jax.Array
+    """[K], Vᵀg."""
+    gram: jax.Array
+    """[K, K], VᵀV: cosines."""
+    curvature: jax.Array
+    """[K, K], VᵀHV, symmetric; its diagonal is each one's sharpness."""
+    curvature_se: jax.Array
+    """[K, K], its standard error: sample deviation over M micro-batches/√M; NaN with one."""
+    curvatures: jax.Array
+    """[M, K, K], each micro-batch's."""
 
 
-class SpanStep(NamedTuple):
+@result
+class SpanStep:
     """The quadratic model's best step Vc in the part of the span where it is convex; NumPy."""
 
-    coefficients: np.ndarray  # [K], c: of the unit directions.
-    norm: float  # ‖Vc‖₂.
-    predicted_decrease: float  # What the model promises there.
-    eigenvalues: np.ndarray  # [rank], of H within the span, descending.
-    eigenvalues_se: np.ndarray  # [rank], over micro-batches, of wᵀHw for the eigenvectors w.
-    kept: np.ndarray  # [rank], whether the step goes along that eigenvector.
+    coefficients: np.ndarray
+    """[K], c: of the unit directions."""
+    norm: float
+    """‖Vc‖₂."""
+    predicted_decrease: float
+    """What the model promises there."""
+    eigenvalues: np.ndarray
+    """[rank], of H within the span, descending."""
+    eigenvalues_se: np.ndarray
+    """[rank], over micro-batches, of wᵀHw for the eigenvectors w."""
+    kept: np.ndarray
+    """[rank], whether the step goes along that eigenvector."""
 
 
 def measure_span(
-    loss_fn: Callable,
-    params: Any,
+    loss_fn: LossFn,
+    params: Params,
     updates: Mapping[str, Any],
     batches: Any,
     *,
-    key: jax.Array | None = None,
+    args: tuple = (),
+    has_aux: bool = False,
 ) -> SpanModel:
     """VᵀHV, Vᵀg and VᵀV of all directions at one point, in one pass.
 
-    The objective is the mean of `loss_fn(params, batch)` over the micro-batches, which are scanned.
+    The objective is the mean of `loss_fn(params, batch, *args)` over the micro-batches, which are
+    scanned. May be jitted.
 
     Args:
-      loss_fn: `loss_fn(params, batch)` -> real scalar; `loss_fn(params, batch, key)` with `key`.
-        Hashable; the same object again reuses the compiled call.
-      params: Pytree of real floating-point arrays.
-      updates: Name -> direction, a pytree like `params`, of any scale; each is normalised. A zero
-        direction has zero rows.
-      batches: Pytree of leaves [micro_batches, micro_batch, …].
-      key: One dropout key for all micro-batches; None evaluates without.
+        loss_fn: `loss_fn(params, batch, *args)` -> real scalar, compiled and kept as `jax.jit`
+            keeps a function: what it captures is frozen at the first call; pass what changes in
+            `args`.
+        params: Pytree of real floating-point arrays.
+        updates: Name -> direction, a pytree like `params`, of any scale; each is normalised. A zero
+            direction has zero rows, one that is not finite NaN.
+        batches: Pytree of leaves [micro_batches, micro_batch, …], or a list of equal batches.
+        args: Extra arguments of the loss: arrays and numbers are traced, all else is static.
+        has_aux: The loss returns (scalar, anything); only the scalar counts.
 
     Returns:
-      A `SpanModel`, in float32 or wider.
+        A `SpanModel`, in float32 or wider.
 
     Raises:
-      ValueError: no updates; an update unlike `params`; empty `batches`.
-      TypeError: complex or integer leaves; a loss that is not a scalar.
+        ValueError: no updates; an update unlike `params`; empty or ragged `batches`.
+        TypeError: complex or integer leaves; a loss that is not a real scalar.
 
     Cost: for K directions, 1 + 2K gradients a micro-batch; memory of a stack of the K directions.
+
+    Example:
+        >>> import jax.numpy as jnp, sharpjax
+        >>> loss = lambda x, batch: jnp.mean(batch) * jnp.sum(jnp.array([1.0, 3.0]) * x**2) / 2
+        >>> updates = {"a": jnp.array([2.0, 0.0]), "b": jnp.array([0.0, -9.0])}
+        >>> model = sharpjax.measure_span(loss, jnp.ones(2), updates, jnp.ones((1, 1)))
+        >>> model.names, model.slopes.tolist(), model.curvature.tolist()
+        (('a', 'b'), [1.0, -3.0], [[1.0, 0.0], [0.0, 3.0]])
     """
-    extra = check_updates(loss_fn, params, updates, batches, key)
-    return SpanModel(
-        tuple(updates), *_measure(loss_fn, params, [*updates.values()], batches, extra)
-    )
+    measured = updates_objective(loss_fn, params, updates, batches, args, has_aux)
+    return SpanModel(tuple(updates), *measured.run(_span, [*updates.values()]))
 
 
 def span_step(
@@ -83,15 +118,32 @@ def span_step(
     are at least two) and float32's resolution, 10⁻⁶ of the largest |λ|: along the others the model
     has no least value, or none that was measured.
 
+    It is computed on the host in float64, and so cannot be jitted.
+
     Args:
-      model: From `measure_span`.
-      rank_tolerance: Eigenvalues of VᵀV below this share of the largest are no dimension of the
-        span; directions in float32 are parallel to about 10⁻⁶.
-      deviations: How many standard errors λₖ must stand above zero.
+        model: From `measure_span`.
+        rank_tolerance: Eigenvalues of VᵀV below this share of the largest are no dimension of the
+            span; directions in float32 are parallel to about 10⁻⁶.
+        deviations: How many standard errors λₖ must stand above zero.
 
     Returns:
-      A `SpanStep`; a zero step if nothing is kept. `combine_directions` makes it a tree.
+        A `SpanStep`; a zero step if nothing is kept. `combine_directions` makes it a tree.
+
+    Raises:
+        ValueError: slopes or curvatures that are not finite, naming their directions.
+
+    Example:
+        >>> import jax.numpy as jnp, sharpjax
+        >>> loss = lambda x, batch: jnp.mean(batch) * jnp.sum(jnp.array([1.0, 3.0]) * x**2) / 2
+        >>> x, updates = jnp.ones(2), {"a": jnp.array([1.0, 0.0]), "b": jnp.array([0.0, -9.0])}
+        >>> step = sharpjax.span_step(sharpjax.measure_span(loss, x, updates, jnp.ones((1, 1))))
+        >>> sharpjax.combine_directions(updates, step.coefficients).tolist()
+        [-1.0, -1.0]
     """
+    finite = np.isfinite(model.slopes) & np.isfinite(np.diagonal(model.curvature))
+    if not finite.all():
+        wrong = [name for name, ok in zip(model.names, finite, strict=True) if not ok]
+        raise ValueError(f"model must be finite, but slope or curvature along {wrong} is not")
     gram = np.asarray(model.gram, np.float64)
     sigma, u = np.linalg.eigh((gram + gram.T) / 2)
     real = sigma > rank_tolerance * max(sigma[-1], 0)
@@ -120,71 +172,66 @@ def span_step(
 
 
 def combine_directions(updates: Mapping[str, Any], coefficients: Sequence[float]) -> Any:
-    """Σₖ cₖ·uₖ/‖uₖ‖ of the updates in their order, as one tree in float32 or wider."""
+    """Σₖ cₖ·uₖ/‖uₖ‖ of the updates in their order, as one tree in float32 or wider.
+
+    A zero update adds nothing. May be jitted.
+
+    Raises:
+        ValueError: no updates; updates of different structure or shape; another number of
+            coefficients.
+        TypeError: complex or integer leaves.
+
+    Example:
+        >>> import jax.numpy as jnp, sharpjax
+        >>> updates = {"a": jnp.array([2.0, 0.0]), "b": jnp.array([0.0, -9.0])}
+        >>> sharpjax.combine_directions(updates, [1.0, 0.5]).tolist()
+        [1.0, -0.5]
+    """
+    if not updates:
+        raise ValueError(f"updates must name at least one direction, got {updates!r}")
     if len(updates) != len(coefficients):
         raise ValueError(
             f"coefficients must be one for each of {len(updates)} updates, got {len(coefficients)}"
         )
+    first = next(iter(updates))
+    for name, update in updates.items():
+        check_real_leaves(f"updates[{name!r}]", update)
+        check_same_structure(f"updates[{name!r}]", update, f"updates[{first!r}]", updates[first])
     return _combine([*updates.values()], jnp.asarray(coefficients))
 
 
-def check_updates(loss_fn, params, updates, batches, key) -> tuple:
-    """Checks the arguments that many-direction functions share; what `loss_fn` takes besides."""
-    if not updates:
-        raise ValueError(f"updates must name at least one direction, got {updates!r}")
-    check_batches(batches)
-    check_real_leaves("params", params)
-    for name, update in updates.items():
-        check_real_leaves(f"updates[{name!r}]", update)
-        check_same_structure(f"updates[{name!r}]", update, "params", params)
-    extra = () if key is None else (key,)
-    check_scalar_loss(loss_fn, params, micro_batch_shape(batches), *extra)
-    return extra
-
-
-def stack_units(updates: Sequence[Any]) -> tuple[Any, jax.Array]:
-    """A tree of stacked unit directions [K, …] and their norms [K]."""
-    normalized = [_normalize(_widen(update)) for update in updates]
-    units = jax.tree.map(lambda *us: jnp.stack(us), *(unit for unit, _ in normalized))
-    return units, jnp.stack([norm for _, norm in normalized])
+def stack_units(objective: Objective, updates: Sequence[Any]) -> tuple[Any, jax.Array]:
+    """A tree of stacked unit directions [K, …], typed as the parameters, and their norms [K]."""
+    units, norms = zip(*map(objective.unit, updates), strict=True)
+    return jax.tree.map(lambda *us: jnp.stack(us), *units), jnp.stack(norms)
 
 
 @jax.jit
 def _combine(updates, coefficients):
-    def add(total, scaled):
-        return jax.tree.map(jnp.add, total, scaled)
+    def scaled(update, coefficient):
+        scale, norm, _ = magnitude(update)
+        divide = lambda x: x / scale.astype(x.dtype) / norm.astype(x.dtype)  # noqa: E731
+        return jax.tree.map(lambda x: coefficient.astype(x.dtype) * divide(x), widen(update))
 
-    units = [_normalize(_widen(update))[0] for update in updates]
-    scaled = [
-        jax.tree.map(lambda x, c=c: c.astype(x.dtype) * x, unit)
-        for unit, c in zip(units, coefficients, strict=True)
-    ]
-    return functools.reduce(add, scaled)
+    total = scaled(updates[0], coefficients[0])
+    for update, coefficient in zip(updates[1:], coefficients[1:], strict=True):
+        total = jax.tree.map(jnp.add, total, scaled(update, coefficient))
+    return total
 
 
-@functools.partial(jax.jit, static_argnames="loss_fn")
-def _measure(loss_fn, params, updates, batches, extra):
-    params = _widen(params)
-    units, _ = stack_units(updates)
+def _span(objective: Objective, updates) -> tuple[jax.Array, ...]:
+    units, _ = stack_units(objective, updates)
 
     def dots(tree):
-        """[K] dot products of all unit directions with one tree."""
-        each = jax.tree.map(lambda us, x: jnp.tensordot(us, x, axes=x.ndim), units, tree)
-        return functools.reduce(jnp.add, jax.tree.leaves(each))
+        """[K] products of all unit directions with one tree."""
+        return jax.lax.map(lambda v: dot(v, tree), units)
 
-    def one_micro_batch(_, batch):
-        value_and_grad = jax.value_and_grad(lambda p: loss_fn(p, batch, *extra))
-        (loss, _), tangent = jax.linearize(value_and_grad, params)
+    def one_micro_batch(loss):
+        value, gradient, product = linearize_gradient(loss, objective.params)
+        curvature = jax.lax.map(lambda v: dots(product(v)), units)
+        return value, dots(gradient), (curvature + curvature.T) / 2
 
-        def along(v):
-            slope, product = tangent(v)
-            return slope, dots(product)
-
-        slopes, curvature = jax.lax.map(along, units)
-        return None, (loss, slopes, (curvature + curvature.T) / 2)
-
-    with jax.default_matmul_precision("highest"):
-        gram = jax.lax.map(dots, units)
-        _, (losses, slopes, curvatures) = jax.lax.scan(one_micro_batch, None, batches)
+    gram = jax.lax.map(dots, units)
+    losses, slopes, curvatures = objective.each(one_micro_batch)
     errors = standard_error(curvatures)
     return losses.mean(), slopes.mean(0), gram, curvatures.mean(0), errors, curvatures

@@ -112,6 +112,32 @@ def test_curvature_within_its_error_is_not_trusted(x64):
     assert span_step(noisy, deviations=1.0).kept.all()
 
 
+def test_model_can_be_jitted_with_arguments_and_auxiliaries(x64):
+    loss, params, _, _ = convex()
+    updates = matrix_like(KEY, 2, params)
+    scaled = lambda p, b, scale: (scale * loss(p, b), p)  # noqa: E731
+    measure = lambda u, s: measure_span(  # noqa: E731
+        scaled, params, u, jnp.ones((2, 1)), args=(s,), has_aux=True
+    )
+    plain = measure_span(loss, params, updates, jnp.ones((2, 1)))
+    model = jax.jit(measure)(updates, 3.0)
+    assert model.names == ("u0", "u1")
+    np.testing.assert_allclose(model.curvature, 3 * plain.curvature, rtol=1e-12)
+    np.testing.assert_allclose(model.slopes, 3 * plain.slopes, rtol=1e-12)
+    np.testing.assert_allclose(model.curvature_se, 0, atol=1e-12)
+
+
+def test_a_nan_update_is_nan_in_the_model_and_refused_by_its_step(x64):
+    loss, params, _, _ = convex()
+    updates = matrix_like(KEY, 1, params)
+    updates["broken"] = {**updates["u0"], "a": jnp.array([jnp.nan, 1.0])}
+    model = measure_span(loss, params, updates, jnp.ones((1, 1)))
+    assert np.isnan(model.curvature[1]).all() and np.isnan(model.slopes[1])
+    assert np.isfinite(model.curvature[0, 0]) and np.isfinite(model.slopes[0])
+    with pytest.raises(ValueError, match=r"along \['broken'\] is not"):
+        span_step(model)
+
+
 def test_arguments_are_checked():
     loss, params, batch = network(KEY)
     batches = jax.tree.map(lambda x: x[None], batch)
@@ -119,5 +145,11 @@ def test_arguments_are_checked():
         measure_span(loss, params, {}, batches)
     with pytest.raises(ValueError, match=r"updates\['a'\]"):
         measure_span(loss, params, {"a": {"first": 1.0}}, batches)
+    with pytest.raises(TypeError, match="updates must be a mapping"):
+        measure_span(loss, params, [params], batches)
     with pytest.raises(ValueError, match="coefficients"):
         combine_directions({"a": params}, [1.0, 2.0])
+    with pytest.raises(ValueError, match=r"updates\['b'\].*updates\['a'\]"):
+        combine_directions({"a": params, "b": params["first"]}, [1.0, 2.0])
+    with pytest.raises(ValueError, match="at least one direction"):
+        combine_directions({}, [])
