@@ -59,7 +59,7 @@ def tridiagonalize(
         size = jnp.maximum(size, magnitude(w)[2])  # ‖Aq‖ ≤ ‖A‖.
         diagonal = dot(q, w)
         for _ in range(2):
-            inside = combine(_coefficients(basis, w), basis)
+            inside = combine(coefficients(basis, w), basis)
             w = jax.tree.map(jnp.subtract, w, inside)
         q, beside = objective.unit(w)
         going &= ~(beside <= _ENDED * rounding * size)
@@ -102,7 +102,7 @@ def combine(coefficients: jax.Array, basis: Any) -> Any:
     return jax.tree.map(one, basis)
 
 
-def _coefficients(basis: Any, w: Any) -> jax.Array:
+def coefficients(basis: Any, w: Any) -> jax.Array:
     """[m], the products of `w` with each row; products and sums, which any sharding allows."""
     products = [
         jnp.sum(b * x[None], axis=tuple(range(1, b.ndim)))
