@@ -221,7 +221,7 @@ def spectrum(point: Point) -> list[Ritz]:
         probes=options.lanczos_probes,
         steps=options.lanczos_steps,
     )
-    table = (found.eigenvalues, found.weights, found.residuals)
+    table = [np.asarray(x) for x in (found.eigenvalues, found.weights, found.residuals)]
     return [
         Ritz(*point.place, p, k, *(float(x[p, k]) for x in table), found.size)
         for p in range(options.lanczos_probes)

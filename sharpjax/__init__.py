@@ -43,7 +43,7 @@ from sharpjax.optimizers import (
     sgd,
 )
 from sharpjax.pseudo import pseudo_updates
-from sharpjax.spectrum import Spectrum, lanczos_spectrum, spectral_density
+from sharpjax.spectrum import Spectrum, adaptive_edge, lanczos_spectrum, spectral_density
 from sharpjax.subspace import (
     SpanModel,
     SpanStep,
@@ -71,6 +71,7 @@ __all__ = [
     "Spectrum",
     "adafactor",
     "adam",
+    "adaptive_edge",
     "block_sharpness",
     "clip_curve",
     "clip_top_fraction",

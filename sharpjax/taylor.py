@@ -34,7 +34,7 @@ def taylor(f, params, method) -> tuple[jax.Array, Callable]:
     routes = {
         "adjoint": second_order,
         "reverse": _reverse,
-        "forward": _forward,
+        "forward": forward,
     }
     order = list(dict.fromkeys([*([] if method == "auto" else [method]), *routes]))
     first = None
@@ -79,8 +79,11 @@ def _reverse(f, params, quiet=False) -> tuple[jax.Array, Callable]:
     return loss, lambda v: (dot(gradient, v), dot(v, product(v)))
 
 
-def _forward(f, params) -> tuple[jax.Array, Callable]:
-    """(d/ds, d²/ds²) f(params + s·v) at s = 0, without a backward pass."""
+def forward(f, params) -> tuple[jax.Array, Callable]:
+    """f(params), and v -> (d/ds, d²/ds²) f(params + s·v) at s = 0, without a backward pass.
+
+    f may return an array: its derivatives then have its shape.
+    """
     structure = jax.tree.structure(params)
 
     def by_jet(params, v):
