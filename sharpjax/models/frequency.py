@@ -26,7 +26,7 @@ class FrequencyBins:
     of_token: np.ndarray
     """int32 `[V]`: the bin of each token."""
     edges: np.ndarray
-    """int64 `[P + 1]`: bin p holds the ranks edges[p] to edges[p + 1] − 1, from 0 = most frequent."""
+    """int64 `[P + 1]`: bin p holds ranks edges[p] to edges[p + 1] − 1; 0 is the most frequent."""
     shares: np.ndarray
     """float64 `[P]`: each bin's share of the training text's tokens; they sum to 1."""
     lowest: np.ndarray
@@ -73,15 +73,11 @@ def frequency_bins(counts: Any, bins: int | Sequence[int]) -> FrequencyBins:
         inner = _equal_mass(mass, int(np.count_nonzero(counts)), operator.index(bins))  # pyright: ignore
     except TypeError:
         inner = np.asarray(bins)
-        if inner.ndim != 1 or inner.size and inner.dtype.kind not in "iu":
-            raise ValueError(
-                f"bins must be an integer or a sequence of ranks, not {bins!r}"
-            ) from None
+        if inner.ndim != 1 or (inner.size and inner.dtype.kind not in "iu"):
+            raise ValueError(f"bins must be an integer or ranks, not {bins!r}") from None
     edges = np.concatenate([[0], inner, [counts.size]]).astype(np.int64)
     if (np.diff(edges) < 1).any():
-        raise ValueError(
-            f"ranks must rise from at least 1 to at most {counts.size - 1}, not {bins}"
-        )
+        raise ValueError(f"ranks must rise, from 1 to {counts.size - 1} at most, not {bins}")
     of_token = np.empty(counts.size, np.int32)
     of_token[order] = np.repeat(np.arange(edges.size - 1), np.diff(edges))
     shares = np.diff(mass[edges[1:] - 1], prepend=0) / mass[-1]

@@ -136,13 +136,9 @@ def weighted_loss(
 ) -> jax.Array:
     """Σ_bt weights[b, t, …] · −log softmax(logits_bt)[label_bt], shaped like the trailing axes.
 
-    Args:
-        model: As in `make_loss`, as are `params`, `batch`, `key`, `logit_chunk` and `remat`.
-        weigh: From labels, int32 `[batch, length]`, and the size of the vocabulary to weights
-            `[batch, length, …]`, in which a label of −100 weighs nothing.
-
-    Returns:
-        A scalar, or an array of the weights' trailing axes, float32 or wider.
+    What `make_loss` and its kin are made of; its other arguments are theirs. `weigh` goes from
+    labels, int32 `[batch, length]`, and the size of the vocabulary to weights
+    `[batch, length, …]`, in which a label of −100 weighs nothing. Float32 or wider.
     """
     batch = _arrays(batch)
     labels = _labels(batch)

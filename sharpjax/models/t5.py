@@ -66,9 +66,7 @@ class T5Config:
         form, dash, name = self.feed_forward_proj.rpartition("-")
         if dash and form != "gated":
             value = self.feed_forward_proj
-            raise ValueError(
-                f'feed_forward_proj is {value!r}, not "ACTIVATION" or "gated-ACTIVATION"'
-            )
+            raise ValueError(f"feed_forward_proj is {value!r}; the only prefix is 'gated-'")
         check_activation("feed_forward_proj", self.feed_forward_proj, name)
         if self.model_type == "mt5" and self.scale_decoder_outputs:
             raise ValueError("scale_decoder_outputs is True, but an mt5 never scales them")
