@@ -150,6 +150,6 @@ class LogitsKernel(nn.Module):
 
 
 def logits_of(h: jax.Array, kernel: jax.Array, dtype: Any) -> jax.Array:
-    """The product h · kernel, made in `dtype` (None: the kernel's) and summed in float32 or wider."""
+    """The logits h · kernel: the kernel in `dtype` (None: its own), sums in float32 or wider."""
     kernel = kernel.astype(dtype or kernel.dtype)
     return jnp.einsum("btd,dv->btv", h, kernel, preferred_element_type=wide(h.dtype))
