@@ -58,14 +58,15 @@ def by_hand(logits, labels, counts, edges, reduction):
     return parts
 
 
-@pytest.mark.parametrize("reduction", ["example", "token"])
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    ("name", "reduction"), [("t5", "example"), ("roberta", "token"), ("gpt2", "example")]
+)
 def test_parts_are_their_formula_and_sum_to_the_loss(name, reduction, x64):
     model, batch = SMALL[name], make_batch()
     params = to(jnp.float64, init_params(model, jax.random.key(0)))
     logits = np.asarray(jax.jit(make_logits(model))(params, batch))
     loss = jax.jit(make_loss(model, reduction))(params, batch)
-    for bins in (1, 4, (1, 5, 30)):
+    for bins in (4, (1, 5, 30)):
         edges = frequency_bins(COUNTS, bins).edges
         parts = jax.jit(frequency_parts(model, COUNTS, bins, reduction=reduction))(params, batch)
         assert parts.dtype == jnp.float64
@@ -103,15 +104,14 @@ def test_derivatives_of_parts_sum_to_the_losss_and_chunks_change_nothing(x64):
     whole = taylor(make_loss(model))
     plain = taylor(frequency_parts(model, COUNTS, 3))
     np.testing.assert_allclose(plain.sum(1), whole, rtol=1e-10)
-    for remat in (False, True):
-        chunked = taylor(frequency_parts(model, COUNTS, 3, logit_chunk=4, remat=remat))
-        np.testing.assert_allclose(chunked, plain, rtol=1e-10, atol=1e-13)
+    chunked = taylor(frequency_parts(model, COUNTS, 3, logit_chunk=4, remat=True))
+    np.testing.assert_allclose(chunked, plain, rtol=1e-10, atol=1e-13)
 
 
 def test_dropout_keys_are_the_losss():
     model, batch, key = SMALL["gpt2"], make_batch(), jax.random.key(5)
     params = init_params(model, jax.random.key(0))
-    parts = frequency_parts(model, COUNTS, 3)(params, batch, key)
+    parts = frequency_parts(model, COUNTS, 3, logit_chunk=4)(params, batch, key)
     np.testing.assert_allclose(parts.sum(), make_loss(model)(params, batch, key), rtol=1e-6)
 
 
