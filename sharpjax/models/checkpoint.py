@@ -21,7 +21,35 @@ from sharpjax.models.families import FAMILIES, Family
 from sharpjax.models.losses import init_params
 
 
-def load_pretrained(source: str | os.PathLike, *, dtype: Any = None) -> tuple[nn.Module, Any]:
+def load_config(
+    source: str | os.PathLike,
+    *,
+    expected: type[nn.Module] | tuple[type[nn.Module], ...] | None = None,
+) -> Any:
+    """The configuration of a checkpoint: its config.json is read, its tensors are not.
+
+    Args:
+        source: A directory, or a hub id, as in `load_pretrained`.
+        expected: The class or classes (`T5`, `RobertaForMaskedLM`, `GPT2`) of which the model
+            must be; None: any.
+
+    Returns:
+        A `T5Config`, `RobertaConfig` or `GPT2Config`, whose `model_type` is the file's.
+
+    Raises:
+        FileNotFoundError: If there is no config.json.
+        ValueError: If it is damaged, is of no known or not of the expected model, or has a value
+            that is wrong or not implemented. The one line names the file, the entry and the value.
+    """
+    return _read_config(_config_file(_finder(source), source), expected)[1]
+
+
+def load_pretrained(
+    source: str | os.PathLike,
+    *,
+    dtype: Any = None,
+    expected: type[nn.Module] | tuple[type[nn.Module], ...] | None = None,
+) -> tuple[nn.Module, Any]:
     """The model and its parameters, from a directory or from the Hugging Face hub.
 
     Reads `config.json` and, of these, the first that is there: `model.safetensors`, its shards
@@ -33,6 +61,8 @@ def load_pretrained(source: str | os.PathLike, *, dtype: Any = None) -> tuple[nn
     Args:
         source: A directory, or a hub id such as "google-t5/t5-small", "distilroberta-base".
         dtype: Of the computation, e.g. `jnp.bfloat16`; None: that of the parameters.
+        expected: The class or classes of which the model must be, e.g. `T5`; None: any. It is
+            checked before a tensor is read.
 
     Returns:
         `(model, params)`: a `T5`, `RobertaForMaskedLM` or `GPT2`, and a nested dictionary of
@@ -41,15 +71,13 @@ def load_pretrained(source: str | os.PathLike, *, dtype: Any = None) -> tuple[nn
     Raises:
         FileNotFoundError: If the directory or a file in it is not there, or the hub cannot be
             reached and the model is not in its cache.
-        ValueError: If a file is damaged (it is named), the configuration is of another kind, or
-            tensors are missing, unexpected or of a wrong shape (one error lists all).
+        ValueError: If a file is damaged (it is named), the configuration is of another kind or
+            has an entry that is wrong or not implemented (it is named with its value), or tensors
+            are missing, unexpected or of a wrong shape (one error lists all).
         ImportError: If only `pytorch_model.bin` is there and torch is not.
     """
     find = _finder(source)
-    path = find("config.json")
-    if path is None:
-        raise FileNotFoundError(f"{source} has no config.json")
-    family, config = _read_config(path)
+    family, config = _read_config(_config_file(find, source), expected)
     tensors = _in_parts(family, _open_tensors(find, source))
     config, problems = _untie(family, config, tensors)
     model = family.model(config, dtype)
@@ -80,8 +108,9 @@ def load_pretrained(source: str | os.PathLike, *, dtype: Any = None) -> tuple[nn
 def save_pretrained(path: str | os.PathLike, model: nn.Module, params: Any) -> None:
     """Write `config.json` and `model.safetensors` so that `transformers` loads them.
 
-    The directory is made if need be. Parameters keep their dtype; sharded ones are gathered on
-    the host, one copy of all. Each file appears whole or not at all.
+    The directory is made if need be, and `model_type` is the configuration's. Parameters keep
+    their dtype; sharded ones are gathered on the host, one copy of all. Each file appears whole
+    or not at all.
 
     Raises:
         ValueError: If the parameters are not those of the model (one error lists all), or the
@@ -106,9 +135,10 @@ def save_pretrained(path: str | os.PathLike, model: nn.Module, params: Any) -> N
         tensors[_reference_name(family, keys)] = value
     tensors = _fused(family, tensors)
     config: Any = model.config  # pyright: ignore[reportAttributeAccessIssue]
+    if not config.tie_word_embeddings:
+        tensors |= {also: tensors[family.duplicates[also]] for also in family.read_if_untied}
     entries = {
-        "architectures": [family.architecture],
-        "model_type": family.model_types[0],
+        "architectures": [family.architectures[config.model_type]],
         **family.constants,
         **{key: value for key, value in dataclasses.asdict(config).items() if value is not None},
         "dtype": str(next(iter(tensors.values())).dtype),
@@ -143,7 +173,7 @@ def _reference_name(family: Family, path: tuple[str, ...]) -> str:
 
 
 def _transposed(family: Family, path: tuple[str, ...]) -> bool:
-    return family.transposed and path[-1] == "kernel"
+    return path[-1] == "kernel" and (family.transposed or path[0] == "lm_head")
 
 
 def _in_parts(family: Family, tensors: dict[str, _Tensor]) -> dict[str, _Tensor]:
@@ -187,17 +217,21 @@ def _fused(family: Family, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarr
     return found
 
 
-def _read_config(path: Path) -> tuple[Family, Any]:
+def _config_file(find: Callable[[str], Path | None], source: Any) -> Path:
+    path = find("config.json")
+    if path is None:
+        raise FileNotFoundError(f"{source} has no config.json")
+    return path
+
+
+def _read_config(path: Path, expected: Any = None) -> tuple[Family, Any]:
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
         kind = entries.get("model_type")
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    family = next((f for f in FAMILIES if kind in f.model_types), None)
-    if family is None:
-        known = sorted(kind for f in FAMILIES for kind in f.model_types)
-        raise ValueError(f"{path} has model_type {kind!r}; known are {known}")
-    for key, value in family.constants.items():
+    family = _family(path, kind, expected)
+    for key, value in {**family.constants, "quantization_config": None}.items():
         if entries.get(key, value) != value:
             raise ValueError(f"{path} has {key} {entries[key]!r}; only {value!r} is implemented")
     fields = {field.name for field in dataclasses.fields(family.config)}
@@ -207,7 +241,34 @@ def _read_config(path: Path) -> tuple[Family, Any]:
         for key, value in entries.items()
         if key in fields and value is not None
     }
-    return family, family.config(**{**family.absent, **chosen})
+    try:
+        config = family.config(**{**family.absent.get(kind, {}), **chosen})
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    for key, value in entries.items():
+        # Entries that repeat what others say, and that the reference follows where they differ.
+        if isinstance(getattr(family.config, key, None), property):
+            implied = getattr(config, key)
+            if value is not None and value != implied:
+                raise ValueError(f"{path} has {key} {value!r}; only {implied!r} is implemented")
+    return family, config
+
+
+def _family(path: Path, kind: Any, expected: Any) -> Family:
+    """The family of a model_type; ValueError if there is none, or it is not an expected one."""
+    known = [k for f in FAMILIES for k in f.architectures]
+    family = next((f for f in FAMILIES if kind in f.architectures), None)
+    if family is None:
+        raise ValueError(f"{path} has model_type {kind!r}; known are {sorted(known)}")
+    if expected is not None and not issubclass(family.model, expected):
+        classes = expected if isinstance(expected, tuple) else (expected,)
+        names = " or ".join(c.__name__ for c in classes)
+        kinds = [k for f in FAMILIES if issubclass(f.model, expected) for k in f.architectures]
+        raise ValueError(
+            f"{path} has model_type {kind!r}, a {family.model.__name__}; "
+            f"a {names} is needed, so one of {kinds}"
+        )
+    return family
 
 
 def _untie(family: Family, config: Any, tensors: dict[str, _Tensor]) -> tuple[Any, list[str]]:
@@ -216,25 +277,28 @@ def _untie(family: Family, config: Any, tensors: dict[str, _Tensor]) -> tuple[An
     Files keep a tied tensor under any of its names, or under several.
     """
     problems = []
+    head, embedding = family.head, family.duplicates[family.head]
+    both = head in tensors and embedding in tensors
+    if both and config.tie_word_embeddings and not _equal(tensors[head], tensors[embedding]):
+        changes = {"tie_word_embeddings": False}
+        if hasattr(config, "scales_decoder_outputs"):  # As before, where None would now mean no.
+            changes["scale_decoder_outputs"] = config.scales_decoder_outputs
+        config = dataclasses.replace(config, **changes)
     for duplicate, name in family.duplicates.items():
-        own = duplicate == family.head
-        if duplicate not in tensors or (own and not config.tie_word_embeddings):
+        own = not config.tie_word_embeddings
+        if duplicate not in tensors or (own and duplicate == head):
             continue
-        if name not in tensors:
+        if name not in tensors or (own and duplicate in family.read_if_untied):
             tensors[name] = tensors.pop(duplicate)
-        elif tensors[duplicate].shape == tensors[name].shape and np.array_equal(
-            tensors[duplicate].read(), tensors[name].read()
-        ):
-            del tensors[duplicate]
-        elif own:
-            scaled = config.scale_decoder_outputs is not False
-            config = dataclasses.replace(
-                config, tie_word_embeddings=False, scale_decoder_outputs=scaled
-            )
-        else:
-            del tensors[duplicate]
+            continue
+        if not _equal(tensors[duplicate], tensors[name]):
             problems.append(f"not tied: {duplicate} differs from {name}")
+        del tensors[duplicate]
     return config, problems
+
+
+def _equal(a: _Tensor, b: _Tensor) -> bool:
+    return a.shape == b.shape and np.array_equal(a.read(), b.read())
 
 
 def _finder(source: str | os.PathLike) -> Callable[[str], Path | None]:

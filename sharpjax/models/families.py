@@ -18,26 +18,41 @@ class Family(NamedTuple):
 
     model: Any  # The module's class, called with a configuration.
     config: Any  # The configuration's class.
-    architecture: str  # What config.json calls the reference's class.
-    model_types: tuple[str, ...]  # The first is written, all are read.
-    absent: Mapping[str, Any]  # What an entry that config.json lacks means, if not our default.
+    architectures: Mapping[str, str]  # model_type -> what config.json calls the reference's class.
+    absent: Mapping[str, Mapping[str, Any]]  # model_type -> what an entry that config.json lacks
+    # means, if not our default.
     constants: Mapping[str, Any]  # Entries of config.json that must have this value, or be absent.
     rules: tuple[tuple[str, str], ...]  # Our path to the reference's name, applied in order.
     duplicates: Mapping[str, str]  # Names under which files repeat a tied tensor.
-    head: str | None  # The duplicate that may be a tensor of its own, if the family has one.
+    head: str  # The duplicate that is a tensor of its own where the head is untied.
     harmless: str  # Names that files hold and the model does not need.
-    transposed: bool = True  # Whether files hold kernels as [outputs, inputs].
+    transposed: bool = True  # Whether files hold kernels as [outputs, inputs], as they do heads.
     fused: tuple[str, tuple[str, ...]] | None = None  # A module that is ours side by side.
     prefix: str = ""  # What names may lack, in files of the model without its head.
+    read_if_untied: tuple[str, ...] = ()  # Duplicates that then are what the reference reads.
 
+
+_ROBERTA_DEFAULTS = {
+    "num_hidden_layers": 12,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+}
 
 FAMILIES = (
     Family(
         T5,
         T5Config,
-        "T5ForConditionalGeneration",
-        ("t5",),
-        {},
+        {"t5": "T5ForConditionalGeneration", "mt5": "MT5ForConditionalGeneration"},
+        {
+            "mt5": {
+                "vocab_size": 250112,
+                "d_ff": 1024,
+                "num_layers": 8,
+                "num_heads": 6,
+                "feed_forward_proj": "gated-gelu",
+            }
+        },
         {"is_encoder_decoder": True},
         (
             (r"relative_attention_bias", "block_0/attention/relative_attention_bias"),
@@ -64,19 +79,20 @@ FAMILIES = (
     Family(
         RobertaForMaskedLM,
         RobertaConfig,
-        "RobertaForMaskedLM",
-        ("roberta", "xlm-roberta", "camembert"),
         {
-            "num_hidden_layers": 12,
-            "max_position_embeddings": 512,
-            "type_vocab_size": 2,
-            "layer_norm_eps": 1e-12,
+            "roberta": "RobertaForMaskedLM",
+            "xlm-roberta": "XLMRobertaForMaskedLM",
+            "camembert": "CamembertForMaskedLM",
+        },
+        {
+            "roberta": _ROBERTA_DEFAULTS,
+            "xlm-roberta": {**_ROBERTA_DEFAULTS, "vocab_size": 30522},
+            "camembert": {**_ROBERTA_DEFAULTS, "vocab_size": 30522},
         },
         {
             "position_embedding_type": "absolute",
             "is_decoder": False,
             "add_cross_attention": False,
-            "tie_word_embeddings": True,
         },
         (
             (r"^(embeddings|encoder)", r"roberta/\1"),
@@ -97,16 +113,16 @@ FAMILIES = (
             "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
             "lm_head.decoder.bias": "lm_head.bias",
         },
-        None,
+        "lm_head.decoder.weight",
         r"roberta\.pooler\..*|roberta\.embeddings\.(position_ids|token_type_ids)",
+        read_if_untied=("lm_head.decoder.bias",),
     ),
     Family(
         GPT2,
         GPT2Config,
-        "GPT2LMHeadModel",
-        ("gpt2",),
+        {"gpt2": "GPT2LMHeadModel"},
         {},
-        {"add_cross_attention": False, "tie_word_embeddings": True},
+        {"add_cross_attention": False},
         (
             (r"^embeddings/word/", "transformer/wte/"),
             (r"^embeddings/position/", "transformer/wpe/"),
@@ -120,7 +136,7 @@ FAMILIES = (
             (r"/feed_forward/wo/", "/mlp/c_proj/"),
         ),
         {"lm_head.weight": "transformer.wte.weight"},
-        None,
+        "lm_head.weight",
         # Files of old versions hold the causal mask and the score of what it hides.
         r"transformer\.h\.\d+\.attn\.(bias|masked_bias)",
         transposed=False,

@@ -5,19 +5,27 @@ weights is Hugging Face's. With h the hidden states, every sublayer is
 
     h ← h + dropout(sublayer(norm(h))),   norm(x) = scale · (x − mean x) / √(var x + ε) + bias
 
-and the logits are norm(h) · Eᵀ, where E also embeds the tokens.
+and the logits are norm(h) · Eᵀ, where E also embeds the tokens unless the head is untied.
 """
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from sharpjax.models.layers import Attention, activation, key_mask, run_block, wide
+from sharpjax.models.configuration import check_fields
+from sharpjax.models.layers import (
+    Attention,
+    LogitsKernel,
+    activation,
+    key_mask,
+    logits_of,
+    run_block,
+)
 from sharpjax.models.losses import IGNORED
 
 
@@ -42,8 +50,15 @@ class GPT2Config:
     pad_token_id: int | None = None
     bos_token_id: int | None = 50256
     eos_token_id: int | tuple[int, ...] | None = 50256
+    tie_word_embeddings: bool = True  # False: the head is a matrix of its own.
+    model_type: Literal["gpt2"] = "gpt2"
 
     def __post_init__(self):
+        check_fields(
+            self,
+            sizes=("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner"),
+            activations=("activation_function",),
+        )
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
 
@@ -156,6 +171,9 @@ class GPT2(nn.Module):
     def setup(self):
         self.embeddings = Embeddings(self.config, self.dtype)
         self.decoder = Decoder(self.config, self.dtype, self.remat)
+        c = self.config
+        if not c.tie_word_embeddings:
+            self.lm_head = LogitsKernel((c.n_embd, c.vocab_size), c.initializer_range)
 
     def __call__(self, batch: Mapping[str, jax.Array], *, deterministic: bool = True) -> jax.Array:
         """Logits `[batch, length, vocabulary]`, float32 or wider."""
@@ -170,9 +188,9 @@ class GPT2(nn.Module):
 
     def head(self, h: jax.Array) -> jax.Array:
         """Logits of hidden states `[batch, any, n_embd]`, float32 or wider."""
-        kernel = self.embeddings.word.embedding.T
-        kernel = kernel.astype(self.dtype or kernel.dtype)
-        return jnp.einsum("btd,dv->btv", h, kernel, preferred_element_type=wide(h.dtype))
+        tied = self.config.tie_word_embeddings
+        kernel = self.embeddings.word.embedding.T if tied else self.lm_head()
+        return logits_of(h, kernel, self.dtype)
 
 
 def next_token_labels(input_ids: Any, attention_mask: Any = None) -> np.ndarray:

@@ -21,12 +21,28 @@ def wide(dtype: Any) -> Any:
     return jnp.promote_types(dtype, jnp.float32)
 
 
-# The names are those of `hidden_act` and `feed_forward_proj` in Hugging Face's config.json.
+def _gelu(x: jax.Array) -> jax.Array:
+    return 0.5 * x * (1 + lax.erf(x * 0.5**0.5))
+
+
+def _gelu_tanh(x: jax.Array) -> jax.Array:
+    return 0.5 * x * (1 + jnp.tanh((2 / jnp.pi) ** 0.5 * (x + 0.044715 * x**3)))
+
+
+def _silu(x: jax.Array) -> jax.Array:
+    return x * lax.logistic(x)
+
+
+# The names are those of `hidden_act` and `feed_forward_proj` in Hugging Face's config.json; there
+# one function has up to five, which differ in how it is computed.
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": lambda x: jnp.where(x > 0, x, 0),
-    "silu": lambda x: x * lax.logistic(x),
-    "gelu": lambda x: 0.5 * x * (1 + lax.erf(x * 0.5**0.5)),
-    "gelu_new": lambda x: 0.5 * x * (1 + jnp.tanh((2 / jnp.pi) ** 0.5 * (x + 0.044715 * x**3))),
+    **dict.fromkeys(("silu", "swish"), _silu),
+    **dict.fromkeys(("gelu", "gelu_python"), _gelu),
+    **dict.fromkeys(
+        ("gelu_new", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_accurate", "gelu_fast"),
+        _gelu_tanh,
+    ),
 }
 
 
@@ -119,3 +135,21 @@ def key_mask(attention_mask: jax.Array | None, ids: jax.Array) -> jax.Array:
     if attention_mask is None:
         attention_mask = jnp.ones(ids.shape, bool)
     return attention_mask.astype(bool)[:, None, None, :]
+
+
+class LogitsKernel(nn.Module):
+    """The matrix `[features, vocabulary]` of a head that is not tied to the embedding."""
+
+    shape: tuple[int, int]
+    stddev: float  # Of its initial values.
+
+    @nn.compact
+    def __call__(self) -> jax.Array:
+        init = nn.initializers.normal(self.stddev)
+        return self.param("kernel", init, self.shape, jnp.float32)
+
+
+def logits_of(h: jax.Array, kernel: jax.Array, dtype: Any) -> jax.Array:
+    """The logits h · kernel: the kernel in `dtype` (None: its own), sums in float32 or wider."""
+    kernel = kernel.astype(dtype or kernel.dtype)
+    return jnp.einsum("btd,dv->btv", h, kernel, preferred_element_type=wide(h.dtype))

@@ -5,19 +5,29 @@ https://arxiv.org/abs/1910.01108. With h the hidden states, every sublayer is
 
     h ← norm(h + dropout(sublayer(h))),   norm(x) = scale · (x − mean x) / √(var x + ε) + bias
 
-and the logits are norm(gelu(h W + b)) · Eᵀ + c, where E also embeds the tokens.
+and the logits are norm(gelu(h W + b)) · Eᵀ + c, where E also embeds the tokens unless the
+head is untied.
 """
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from sharpjax.models.layers import Attention, activation, key_mask, run_block, wide
+from sharpjax.models.configuration import check_fields
+from sharpjax.models.layers import (
+    Attention,
+    LogitsKernel,
+    activation,
+    key_mask,
+    logits_of,
+    run_block,
+    wide,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,14 +43,25 @@ class RobertaConfig:
     hidden_dropout_prob: float = 0.1
     attention_probs_dropout_prob: float = 0.1
     max_position_embeddings: int = 514  # Positions start behind the pad row: 512 tokens fit.
-    type_vocab_size: int = 1  # Segments; every token is in segment 0.
+    type_vocab_size: int = 1  # Segments.
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-5
     pad_token_id: int = 1
     bos_token_id: int = 0
-    eos_token_id: int = 2
+    eos_token_id: int | tuple[int, ...] = 2
+    tie_word_embeddings: bool = True  # False: the head is a matrix of its own.
+    # They differ in their tokenizers.
+    model_type: Literal["roberta", "xlm-roberta", "camembert"] = "roberta"
 
     def __post_init__(self):
+        check_fields(
+            self,
+            sizes=(
+                *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"),
+                *("intermediate_size", "max_position_embeddings", "type_vocab_size"),
+            ),
+            activations=("hidden_act",),
+        )
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not a multiple of "
@@ -133,7 +154,7 @@ class FeedForward(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """The normalised sum of a token's, its position's and segment 0's vectors."""
+    """The normalised sum of a token's, its position's and its segment's vectors."""
 
     config: RobertaConfig
     dtype: Any = None
@@ -149,7 +170,7 @@ class Embeddings(nn.Module):
         self.norm = LayerNorm(c, self.dtype)
         self.dropout = nn.Dropout(c.hidden_dropout_prob)
 
-    def __call__(self, ids: jax.Array, *, deterministic: bool) -> jax.Array:
+    def __call__(self, ids: jax.Array, segments: Any, *, deterministic: bool) -> jax.Array:
         c = self.config
         longest = c.max_position_embeddings - c.pad_token_id - 1
         if ids.shape[1] > longest:
@@ -157,7 +178,8 @@ class Embeddings(nn.Module):
         # Padding keeps the pad row's position; the others count from behind it.
         real = (ids != c.pad_token_id).astype(ids.dtype)
         positions = jnp.cumsum(real, axis=1, dtype=ids.dtype) * real + c.pad_token_id
-        h = self.word(ids) + self.position(positions) + self.token_type(jnp.zeros_like(ids))
+        segments = jnp.zeros_like(ids) if segments is None else jnp.asarray(segments)
+        h = self.word(ids) + self.position(positions) + self.token_type(segments)
         return self.dropout(self.norm(h), deterministic=deterministic)
 
 
@@ -177,21 +199,24 @@ class Encoder(nn.Module):
 
 
 class MaskedLMHead(nn.Module):
-    """norm(gelu(h W + b)) · kernel + c; the kernel is the caller's."""
+    """norm(gelu(h W + b)) · kernel + c; the kernel is the caller's, or its own where untied."""
 
     config: RobertaConfig
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, h: jax.Array, kernel: jax.Array) -> jax.Array:
+    def __call__(self, h: jax.Array, embedding: jax.Array) -> jax.Array:
         c = self.config
         init = nn.initializers.normal(c.initializer_range)
         h = nn.Dense(c.hidden_size, dtype=self.dtype, kernel_init=init, name="dense")(h)
         h = LayerNorm(c, self.dtype, name="norm")(activation("gelu")(h))
-        kernel = kernel.astype(self.dtype or kernel.dtype)
+        if c.tie_word_embeddings:
+            kernel = embedding.T
+        else:
+            shape = c.hidden_size, c.vocab_size
+            kernel = LogitsKernel(shape, c.initializer_range, name="decoder")()
         bias = self.param("bias", nn.initializers.zeros, (c.vocab_size,), jnp.float32)
-        logits = jnp.einsum("btd,dv->btv", h, kernel, preferred_element_type=wide(h.dtype))
-        return logits + bias[None, None]
+        return logits_of(h, kernel, self.dtype) + bias[None, None]
 
 
 class RobertaForMaskedLM(nn.Module):
@@ -220,10 +245,10 @@ class RobertaForMaskedLM(nn.Module):
     def features(self, batch: Mapping[str, jax.Array], *, deterministic: bool = True) -> jax.Array:
         """The last hidden states `[batch, length, hidden_size]`, which `head` reads."""
         ids = jnp.asarray(batch["input_ids"])
-        h = self.embeddings(ids, deterministic=deterministic)
+        h = self.embeddings(ids, batch.get("token_type_ids"), deterministic=deterministic)
         mask = key_mask(batch.get("attention_mask"), ids)
         return self.encoder(h, mask, deterministic=deterministic)
 
     def head(self, h: jax.Array) -> jax.Array:
         """Logits of hidden states `[batch, any, hidden_size]`, float32 or wider."""
-        return self.lm_head(h, self.embeddings.word.embedding.T)
+        return self.lm_head(h, self.embeddings.word.embedding)

@@ -11,7 +11,7 @@ and the logits are dec · Eᵀ / √d_model, where E also embeds the tokens of b
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,16 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
-from sharpjax.models.layers import Attention, activation, key_mask, run_block, wide
+from sharpjax.models.configuration import check_activation, check_fields
+from sharpjax.models.layers import (
+    Attention,
+    LogitsKernel,
+    activation,
+    key_mask,
+    logits_of,
+    run_block,
+    wide,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +53,43 @@ class T5Config:
     pad_token_id: int = 0
     eos_token_id: int | tuple[int, ...] = 1
     decoder_start_token_id: int = 0
+    model_type: Literal["t5", "mt5"] = "t5"  # mt5 is version 1.1, never scaled.
+
+    def __post_init__(self):
+        check_fields(
+            self,
+            sizes=(
+                *("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers"),
+                *("num_heads", "relative_attention_num_buckets", "relative_attention_max_distance"),
+            ),
+        )
+        form, dash, name = self.feed_forward_proj.rpartition("-")
+        if dash and form != "gated":
+            value = self.feed_forward_proj
+            raise ValueError(f"feed_forward_proj is {value!r}; the only prefix is 'gated-'")
+        check_activation("feed_forward_proj", self.feed_forward_proj, name)
+        if self.model_type == "mt5" and self.scale_decoder_outputs:
+            raise ValueError("scale_decoder_outputs is True, but an mt5 never scales them")
+
+    @property
+    def is_gated_act(self) -> bool:
+        """Whether the feed-forward layers are gated."""
+        return self.feed_forward_proj.startswith("gated-")
+
+    @property
+    def dense_act_fn(self) -> str:
+        """The activation of the feed-forward layers: the reference reads "gated-gelu" as tanh's."""
+        if self.feed_forward_proj == "gated-gelu":
+            return "gelu_new"
+        return self.feed_forward_proj.removeprefix("gated-")
+
+    @property
+    def scales_decoder_outputs(self) -> bool:
+        """Whether what the head reads is multiplied by 1/√d_model."""
+        if self.model_type == "mt5":
+            return False
+        scaled = self.scale_decoder_outputs
+        return self.tie_word_embeddings if scaled is None else scaled
 
 
 class RMSNorm(nn.Module):
@@ -75,10 +121,8 @@ class FeedForward(nn.Module):
             init = nn.initializers.normal(c.initializer_factor * inputs.shape[-1] ** -0.5)
             return nn.Dense(outputs, False, self.dtype, kernel_init=init, name=name)(inputs)
 
-        gated, _, name = c.feed_forward_proj.rpartition("-")
-        # The reference reads "gated-gelu" as the tanh form.
-        act = activation("gelu_new" if gated and name == "gelu" else name)
-        if gated:
+        act = activation(c.dense_act_fn)
+        if c.is_gated_act:
             inner = act(dense("wi_0", h, c.d_ff)) * dense("wi_1", h, c.d_ff)
         else:
             inner = act(dense("wi", h, c.d_ff))
@@ -183,7 +227,8 @@ class T5(nn.Module):
         self.encoder = Stack(c, c.num_layers, False, self.dtype, self.remat)
         self.decoder = Stack(c, layers, True, self.dtype, self.remat)
         if not c.tie_word_embeddings:
-            self.lm_head = LogitsKernel((c.d_model, c.vocab_size), init)
+            shape = c.d_model, c.vocab_size
+            self.lm_head = LogitsKernel(shape, c.initializer_factor)
 
     def __call__(self, batch: Mapping[str, jax.Array], *, deterministic: bool = True) -> jax.Array:
         """Logits `[batch, length, vocabulary]`, float32 or wider."""
@@ -204,6 +249,8 @@ class T5(nn.Module):
         """The decoder's last hidden states, given the encoder's."""
         ids = batch.get("decoder_input_ids")
         if ids is None:
+            if "labels" not in batch:
+                raise ValueError(f"a T5 needs labels or decoder_input_ids, not only {[*batch]}")
             ids = shift_right(batch["labels"], self.config)
         mask = key_mask(batch.get("decoder_attention_mask"), ids)
         source = key_mask(batch.get("attention_mask"), batch["input_ids"])
@@ -212,23 +259,10 @@ class T5(nn.Module):
     def head(self, h: jax.Array) -> jax.Array:
         """Logits of hidden states `[batch, any, d_model]`, float32 or wider."""
         c = self.config
-        scaled = c.scale_decoder_outputs
-        if c.tie_word_embeddings if scaled is None else scaled:
+        if c.scales_decoder_outputs:
             h = h * c.d_model**-0.5
         kernel = self.shared.embedding.T if c.tie_word_embeddings else self.lm_head()
-        kernel = kernel.astype(self.dtype or kernel.dtype)
-        return jnp.einsum("btd,dv->btv", h, kernel, preferred_element_type=wide(h.dtype))
-
-
-class LogitsKernel(nn.Module):
-    """The matrix of a head that is not tied to the embedding."""
-
-    shape: tuple[int, int]
-    init_fn: Any
-
-    @nn.compact
-    def __call__(self) -> jax.Array:
-        return self.param("kernel", self.init_fn, self.shape, jnp.float32)
+        return logits_of(h, kernel, self.dtype)
 
 
 def shift_right(labels: jax.Array, config: T5Config) -> jax.Array:

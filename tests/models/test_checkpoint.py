@@ -145,8 +145,8 @@ def test_bfloat16_parameters_are_saved_as_such(tmp_path):
         (
             "roberta",
             {
-                "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
                 "lm_head.decoder.bias": "lm_head.bias",
+                "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
                 "roberta.pooler.dense.weight": None,
                 "roberta.embeddings.position_ids": None,
             },
