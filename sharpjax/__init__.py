@@ -1,15 +1,12 @@
 """Directional sharpness of optimizers, and coordinate-wise clipping to flatten it.
 
-`sharpjax.models` (Flax T5, RoBERTa and GPT-2) needs the extra `sharpjax[models]` and is imported
-apart.
+What is here needs jax and optax. Imported apart: `sharpjax.models` (extra `models`: Flax T5, RoBERTa
+and GPT-2), `sharpjax.plot` (extra `plot`) and `sharpjax.report` (extra `report`); statistics,
+loggers and the parts that optimizers are made of are in their modules.
 """
 
-from sharpjax.anatomy import (
-    BlockSharpness,
-    SharpnessByRank,
-    block_sharpness,
-    sharpness_by_rank,
-)
+from sharpjax.anatomy import BlockSharpness, SharpnessByRank, block_sharpness, sharpness_by_rank
+from sharpjax.block_spectra import BlockSpectra, block_spectra
 from sharpjax.clip_curve import ClipPoint, clip_curve
 from sharpjax.clipping import clip_top_fraction, coord_clip, top_fraction_threshold
 from sharpjax.curvature import (
@@ -21,49 +18,38 @@ from sharpjax.curvature import (
 )
 from sharpjax.diagonal import HessianDiagonal, hessian_diagonal
 from sharpjax.directions import DirectionStats, measure_directions, measure_updates
+from sharpjax.dominant import dominant_share, without_dominant
 from sharpjax.exact_diagonal import ExactDiagonal, exact_diagonal
 from sharpjax.gauss_newton import GaussNewton, gauss_newton_sharpness
 from sharpjax.landscape import LineSearch, loss_along, search_along
-from sharpjax.monitor import (
-    SharpnessMonitor,
-    sharpness_monitor,
-    tensorboard_logger,
-    wandb_logger,
-)
+from sharpjax.magnitudes import magnitude_histogram, top_overlap, top_share
+from sharpjax.monitor import SharpnessMonitor, sharpness_monitor
+from sharpjax.noise import GradientNoise, gradient_noise
 from sharpjax.objective import hessian_operator
-from sharpjax.optimizers import (
-    FactoredRmsState,
-    adafactor,
-    adam,
-    normalize_by_tensor_rms,
-    normalized_sgd,
-    paper_algorithms,
-    scale_by_clipped_adam,
-    scale_by_clipped_factored_rms,
-    sgd,
-)
+from sharpjax.optimizers import adafactor, adam, normalized_sgd, paper_algorithms, sgd
+from sharpjax.parts import PartStats, measure_parts
+from sharpjax.point import Point, measure_point
+from sharpjax.precision import Precision, measure_precision
 from sharpjax.pseudo import pseudo_updates
-from sharpjax.spectrum import Spectrum, adaptive_edge, lanczos_spectrum, spectral_density
-from sharpjax.subspace import (
-    SpanModel,
-    SpanStep,
-    combine_directions,
-    measure_span,
-    span_step,
-)
+from sharpjax.spectrum import Spectrum, adaptive_edge, lanczos_spectrum
+from sharpjax.subspace import SpanModel, SpanStep, combine_directions, measure_span, span_step
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BlockSharpness",
+    "BlockSpectra",
     "ClipPoint",
     "DirectionStats",
     "DirectionalTaylor",
     "ExactDiagonal",
-    "FactoredRmsState",
     "GaussNewton",
+    "GradientNoise",
     "HessianDiagonal",
     "LineSearch",
+    "PartStats",
+    "Point",
+    "Precision",
     "SharpnessByRank",
     "SharpnessMonitor",
     "SpanModel",
@@ -73,6 +59,7 @@ __all__ = [
     "adam",
     "adaptive_edge",
     "block_sharpness",
+    "block_spectra",
     "clip_curve",
     "clip_top_fraction",
     "combine_directions",
@@ -80,29 +67,32 @@ __all__ = [
     "coordinate_sharpness",
     "directional_sharpness",
     "directional_taylor",
+    "dominant_share",
     "exact_diagonal",
     "gauss_newton_sharpness",
+    "gradient_noise",
     "hessian_diagonal",
     "hessian_operator",
     "hvp",
     "lanczos_spectrum",
     "loss_along",
+    "magnitude_histogram",
     "measure_directions",
+    "measure_parts",
+    "measure_point",
+    "measure_precision",
     "measure_span",
     "measure_updates",
-    "normalize_by_tensor_rms",
     "normalized_sgd",
     "paper_algorithms",
     "pseudo_updates",
-    "scale_by_clipped_adam",
-    "scale_by_clipped_factored_rms",
     "search_along",
     "sgd",
     "sharpness_by_rank",
     "sharpness_monitor",
     "span_step",
-    "spectral_density",
-    "tensorboard_logger",
     "top_fraction_threshold",
-    "wandb_logger",
+    "top_overlap",
+    "top_share",
+    "without_dominant",
 ]

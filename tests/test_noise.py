@@ -17,9 +17,7 @@ def test_brute_force_over_examples(x64):
     batches = jax.tree.map(lambda x: x[:, None], batch)
     update = random_like(KEY, params)
     found = gradient_noise(loss, params, {"u": update}, batches)
-    rows = [
-        jax.grad(loss)(params, jax.tree.map(lambda x, i=i: x[i], batches)) for i in range(8)
-    ]
+    rows = [jax.grad(loss)(params, jax.tree.map(lambda x, i=i: x[i], batches)) for i in range(8)]
     flat = lambda tree: np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])  # noqa: E731
     check(found, np.stack([flat(x) for x in rows]), flat(update), 1)
 
@@ -43,7 +41,9 @@ def statistics(rows, update, size):
     trace = size * np.trace(np.atleast_2d(np.cov(rows.T)))
     squared = mean @ mean - trace / (size * count)
     slopes = rows @ update
-    return np.array([trace, squared, trace / squared, slopes.mean() / (size**0.5 * slopes.std(ddof=1))])
+    return np.array(
+        [trace, squared, trace / squared, slopes.mean() / (size**0.5 * slopes.std(ddof=1))]
+    )
 
 
 def check(found, rows, update, size):
@@ -119,7 +119,9 @@ def test_sixteen_bits_and_a_small_spread(dtype):
     params = {"w": jnp.ones((), dtype)}
     found = gradient_noise(loss, params, {"u": params}, jnp.asarray(data))
     assert found.trace.dtype == jnp.float32
-    np.testing.assert_allclose(found.trace, 4 * np.var(data.mean(1, dtype=np.float64), ddof=1), rtol=1e-2)
+    np.testing.assert_allclose(
+        found.trace, 4 * np.var(data.mean(1, dtype=np.float64), ddof=1), rtol=1e-2
+    )
 
 
 def test_batches_must_say_how_many_examples():
