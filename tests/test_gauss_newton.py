@@ -210,8 +210,6 @@ def test_arguments_are_checked(classifier):
         gauss_newton_sharpness(logits_fn, cross_entropy, params, [params], batches)
     whole = lambda p, b: {"z": logits_fn(p, b), "count": jnp.arange(3)}  # noqa: E731
     with pytest.raises(TypeError, match=r"outputs\['count'\] has dtype int"):
-        gauss_newton_sharpness(
-            whole, lambda z, b: z["z"].sum(), params, {"u": params}, batches
-        )
+        gauss_newton_sharpness(whole, lambda z, b: z["z"].sum(), params, {"u": params}, batches)
     with pytest.raises(TypeError, match="scalar"):
         gauss_newton_sharpness(logits_fn, lambda z, b: z, params, {"u": params}, batches)
