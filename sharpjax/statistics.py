@@ -188,7 +188,9 @@ def exact_rank_correlation(
         return correlation(weights * times)
 
     whole = correlation(weights)
-    spread = 1.96 * np.nanstd([_fisher(resampled()) for _ in range(resamples)], ddof=1)
+    z = np.array([_fisher(resampled()) for _ in range(resamples)])
+    z = z[np.isfinite(z)]  # A resample in which nothing varies has none.
+    spread = 1.96 * np.std(z, ddof=1) if len(z) > 1 else np.nan
     low, high = np.tanh(_fisher(whole) - spread), np.tanh(_fisher(whole) + spread)
     return ExactRankCorrelation(float(whole), float(low), float(high), x.size)
 

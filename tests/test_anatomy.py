@@ -109,9 +109,8 @@ def test_groups_are_top_level_keys_tensors_or_labels(point):
     assert found.labels == ("first/bias", "first/kernel", "second/0")
     batch = lambda i: jax.tree.map(lambda x: x[i], batches)  # noqa: E731
     of = lambda i: sharpjax.coordinate_sharpness(loss, params, updates["u"], batch(i))  # noqa: E731
-    sums = [
-        np.mean([np.sum(x) for x in pair]) for pair in zip(*map(jax.tree.leaves, map(of, (0, 1))))
-    ]
+    pairs = zip(*map(jax.tree.leaves, (of(0), of(1))), strict=True)
+    sums = [np.mean([np.sum(x) for x in pair]) for pair in pairs]
     np.testing.assert_allclose(found.matrix.sum(1), sums, rtol=1e-11, atol=1e-12)
     labels = block_sharpness(loss, params, updates, batches, groups=lambda path: (len(path),))
     assert labels["u"].labels == ((10,), (12,), (8,))
