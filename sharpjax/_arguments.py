@@ -63,7 +63,7 @@ def bind_arguments(loss_fn, has_aux, params, batches, args) -> tuple[list, _Rest
     """
 
     def checked(numbers_static):
-        traced, rest = _split(args, numbers_static)
+        traced, rest = split(args, numbers_static)
         leaves, structure = jax.tree.flatten((params, batches, traced))
         _check_loss(Static(loss_fn), has_aux, rest, structure, tuple(map(jax.typeof, leaves)))
         return traced, rest
@@ -88,7 +88,8 @@ def _check_loss(loss_fn, has_aux, rest, structure, types) -> None:
     check_scalar(jax.eval_shape(loss, *structure.unflatten(types)), has_aux)
 
 
-def _split(args, numbers_static) -> tuple[list, _Rest]:
+def split(args, numbers_static) -> tuple[list, _Rest]:
+    """The leaves of a tree that are traced, and the rest, which is hashable; see `join`."""
     leaves, structure = jax.tree.flatten(args)
     leaves = [_as_array(x) for x in leaves]
     is_traced = [_is_array(x) or (_is_number(x) and not numbers_static) for x in leaves]
@@ -96,7 +97,7 @@ def _split(args, numbers_static) -> tuple[list, _Rest]:
     return [x for x, t in zip(leaves, is_traced, strict=True) if t], _Rest(structure, kept)
 
 
-def join(traced, rest: _Rest) -> tuple:
+def join(traced, rest: _Rest) -> Any:
     remaining = iter(traced)
     leaves = [next(remaining) if x is None else x.value for x in rest.leaves]
     return rest.structure.unflatten(leaves)

@@ -1,5 +1,7 @@
 """A hook for one's own training loop: sharpness every n steps, and where to write it."""
 
+import functools
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -7,39 +9,43 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from sharpjax._legacy import check_batches
+from sharpjax._arguments import as_batches, join, split
+from sharpjax._checks import check_choice
 from sharpjax.directions import DirectionStats, measure_directions
+from sharpjax.objective import LossFn
 from sharpjax.pseudo import pseudo_updates
+from sharpjax.taylor import METHODS
 
 Stats = dict[str, DirectionStats]
 Logger = Callable[[int, Stats], Any]
 
 
 class SharpnessMonitor(NamedTuple):
-    """Two pure functions, made by `sharpness_monitor`.
-
-    * `init(params)` -> state, the optimizers' states.
-    * `update(step, grads, state, params, **extra_args)` -> (state, stats), where stats is
-      {name: `DirectionStats`} at the steps that are measured and None at the others. `params` are
-      those that `grads` were taken at, before the loop's own update; `step` is an integer of
-      Python's; extra arguments, pytrees of arrays (a loss `value`, say), reach the optimizers
-      that take them.
-    """
+    """Two functions, made by `sharpness_monitor`, for use outside of `jax.jit`."""
 
     init: Callable[[Any], Any]
+    """`init(params)` -> state, the optimizers' states."""
     update: Callable[..., tuple[Any, Stats | None]]
+    """`update(step, grads, state, params, args=None, **extra_args)` -> (state, stats).
+
+    stats is {name: `DirectionStats`} at the steps that are measured and None at the others.
+    `params` are those that `grads` were taken at, before the loop's own update; `step` is an
+    integer of Python's. `args` take the place of the monitor's own. The extra arguments reach the
+    optimizers that take them, as in `compiled_updates`.
+    """
 
 
 def sharpness_monitor(
-    loss_fn: Callable,
+    loss_fn: LossFn,
     algorithms: Mapping[str, optax.GradientTransformation],
     batches: Any,
     *,
     every: int = 100,
     log: Logger | None = None,
-    method: str = "reverse",
+    method: str = "auto",
     chunk: int | None = None,
-    key: jax.Array | None = None,
+    args: tuple = (),
+    has_aux: bool = False,
 ) -> SharpnessMonitor:
     """Measures, along one's own trajectory, the directions that many optimizers would take.
 
@@ -55,57 +61,146 @@ def sharpness_monitor(
             updates, state = tx.update(grads, state, params)
             params = optax.apply_updates(params, updates)
 
+    Statistics of BatchNorm, which change every step, are arguments of the loss:
+    `monitor.update(step, grads, seen, params, args=(batch_stats,))` compiles nothing after the
+    first time. L-BFGS, line searches and others want functions as well:
+    `value_fn=functools.partial(train_loss, batch=batch)`; see `compiled_updates`.
+
     Args:
-      loss_fn: `loss_fn(params, batch)` -> real scalar; `loss_fn(params, batch, key)` with `key`.
-      algorithms: Name -> transformation.
-      batches: Pytree whose leaves have two leading axes [micro_batches, micro_batch, …]: the fixed
-        examples that all measurements share.
-      every: Steps from one measurement to the next.
-      log: Called as `log(step, stats)` at each measurement: `tensorboard_logger(writer)`,
-        `wandb_logger(run)`, or one's own.
-      method: "reverse" or "forward", as in `measure_directions`; so are the other two.
-      chunk: How many directions are evaluated together.
-      key: A dropout key for all measurements; None measures without.
+        loss_fn: `loss_fn(params, batch, *args)` -> real scalar, compiled and kept as `jax.jit`
+            keeps a function: what it captures is frozen at the first call; pass what changes in
+            `args`.
+        algorithms: Name -> transformation.
+        batches: Pytree of leaves [micro_batches, micro_batch, …], or a list of equal batches: the
+            fixed examples that all measurements share.
+        every: Steps from one measurement to the next.
+        log: Called as `log(step, stats)` at each measurement: `tensorboard_logger(writer)`,
+            `wandb_logger(run)`, or one's own.
+        method: As in `measure_directions`; so are the other three.
+        chunk: How many directions are evaluated together.
+        args: Extra arguments of the loss for all measurements that are given no others.
+        has_aux: The loss returns (scalar, anything); only the scalar counts.
 
     Returns:
-      A `SharpnessMonitor`, whose `update` belongs outside of `jax.jit` (it compiles what it does).
+        A `SharpnessMonitor`, whose `update` belongs outside of `jax.jit` (it compiles what it
+        does).
 
     Raises:
-      ValueError: every < 1; no algorithms; empty `batches`, or leaves that disagree on the number
-        of micro-batches.
-      TypeError: `every` is no integer; an entry of `algorithms` is no gradient transformation.
+        ValueError: every < 1; no algorithms; an unknown method; empty or ragged `batches`.
+        TypeError: `every` is no integer; an entry of `algorithms` is no gradient transformation.
 
     Cost: each step, the optimizers' time and memory; each measurement, that of
-    `measure_directions`, for K algorithms K + 1 tangents of the gradient on all of `batches`.
+    `measure_directions` on all of `batches`, and memory for the updates.
     """
     if isinstance(every, bool) or not isinstance(every, int):
         raise TypeError(f"every must be a positive integer, got {every!r}")
     if every < 1:
         raise ValueError(f"every must be a positive integer, got {every!r}")
-    check_batches(batches)
-    pseudo = pseudo_updates(algorithms)
-    names = tuple(algorithms)
+    check_choice("method", method, METHODS)
+    as_batches(batches)
+    own_args = args
+    followed = compiled_updates(algorithms)
 
-    @jax.jit
-    def advance(grads, state, params, extra_args):
-        # The updates are not returned, so that what only they need is not computed.
-        return pseudo.update(grads, state, params, **extra_args)[1]
-
-    @jax.jit
-    def propose(grads, state, params, extra_args):
-        return pseudo.update(grads, state, params, **extra_args)
-
-    def update(step, grads, state, params, **extra_args):
+    def update(step, grads, state, params, args=None, **extra_args):
         if step % every:
-            return advance(grads, state, params, extra_args), None
-        updates, state = propose(grads, state, params, extra_args)
-        updates = {name: updates[name] for name in names}  # Compiled calls sort them.
-        stats = measure_directions(loss_fn, params, updates, batches, method=method, chunk=chunk)
+            return followed.advance(grads, state, params, **extra_args), None
+        updates, state = followed.propose(grads, state, params, **extra_args)
+        stats = measure_directions(
+            loss_fn,
+            params,
+            updates,
+            batches,
+            args=own_args if args is None else args,
+            has_aux=has_aux,
+            method=method,
+            chunk=chunk,
+        )
         if log is not None:
             log(step, stats)
         return state, stats
 
-    return SharpnessMonitor(pseudo.init, update)
+    return SharpnessMonitor(followed.init, update)
+
+
+class CompiledUpdates(NamedTuple):
+    """`pseudo_updates` in three compiled functions, made by `compiled_updates`."""
+
+    init: Callable[[Any], Any]
+    """`init(params)` -> state."""
+    advance: Callable[..., Any]
+    """`advance(grads, state, params, **extra_args)` -> state; what only updates need is left."""
+    propose: Callable[..., tuple[dict[str, Any], Any]]
+    """`propose(grads, state, params, **extra_args)` -> ({name: update}, state)."""
+
+
+def compiled_updates(
+    algorithms: Mapping[str, optax.GradientTransformation],
+) -> CompiledUpdates:
+    """`pseudo_updates` of these algorithms, compiled, whatever extra arguments they want.
+
+    Arrays and numbers among the extra arguments are traced, and all else is static: a function
+    (`value_fn` of L-BFGS and line searches, `obj_fn` of sophia) that is the same object at each
+    step compiles once. A new lambda compiles anew at each step, since what it captures may have
+    changed; `functools.partial` or `jax.tree_util.Partial` of one function does not: their
+    arguments, such as the batch, are traced too. Of what was compiled the last few are kept.
+
+    Raises:
+        ValueError: no algorithm is given.
+        TypeError: an entry is not a gradient transformation.
+    """
+    pseudo = pseudo_updates(algorithms)
+    names = tuple(algorithms)
+
+    @functools.lru_cache(maxsize=8)
+    def compiled(rest):
+        def propose(grads, state, params, traced):
+            return pseudo.update(grads, state, params, **_tolerant(join(traced, rest)))
+
+        # The updates are not returned, so that what only they need is not computed.
+        advance = lambda *operands: propose(*operands)[1]  # noqa: E731
+        return jax.jit(propose), jax.jit(advance)
+
+    def call(which, grads, state, params, extra_args):
+        traced, rest = split(jax.tree.map(_opened, extra_args), numbers_static=False)
+        return compiled(rest)[which](grads, state, params, traced)
+
+    def propose(grads, state, params, **extra_args):
+        updates, state = call(0, grads, state, params, extra_args)
+        return {name: updates[name] for name in names}, state  # Compiled calls sort them.
+
+    def advance(grads, state, params, **extra_args):
+        return call(1, grads, state, params, extra_args)
+
+    return CompiledUpdates(pseudo.init, advance, propose)
+
+
+def _tolerant(extra_args: dict[str, Any]) -> dict[str, Any]:
+    """A `value_fn` that takes, and leaves aside, what is meant for other optimizers.
+
+    Line searches refuse to run with arguments that `value_fn` does not name.
+    """
+    if "value_fn" not in extra_args:
+        return extra_args
+    value_fn = extra_args["value_fn"]
+    signature = inspect.signature(value_fn)
+    others = extra_args.keys() - signature.parameters.keys()
+
+    def tolerant(*args, **kwargs):
+        return value_fn(*args, **{k: v for k, v in kwargs.items() if k not in others})
+
+    named = [inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY) for k in sorted(others)]
+    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    tolerant.__signature__ = inspect.Signature(  # pyright: ignore[reportAttributeAccessIssue]
+        sorted([*own, *named], key=lambda p: p.kind)
+    )
+    return extra_args | {"value_fn": tolerant}
+
+
+def _opened(x: Any) -> Any:
+    """A partial function as a pytree of its arguments."""
+    if type(x) is not functools.partial:
+        return x
+    return jax.tree_util.Partial(x.func, *x.args, **x.keywords)
 
 
 def scalars(stats: Mapping[str, DirectionStats]) -> dict[str, float]:

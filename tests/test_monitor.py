@@ -1,3 +1,8 @@
+import dataclasses
+import functools
+import gc
+import weakref
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -6,7 +11,13 @@ import optax
 import pytest
 
 import sharpjax
-from sharpjax.monitor import scalars, sharpness_monitor, tensorboard_logger, wandb_logger
+from sharpjax.monitor import (
+    compiled_updates,
+    scalars,
+    sharpness_monitor,
+    tensorboard_logger,
+    wandb_logger,
+)
 from tests.cases import network, network_loss
 
 LOSS, PARAMS, BATCH = network_loss, *network(jax.random.key(0))[1:]
@@ -50,14 +61,15 @@ def test_options_reach_the_measurement():
 
     def loss(params, batch, key):
         calls.append(key)
-        return LOSS(params, batch)
+        return LOSS(params, batch), {"unused": 0}
 
+    options = {"args": (jax.random.key(3),), "has_aux": True}
     monitor = sharpness_monitor(
-        loss, ALGORITHMS, BATCHES, every=1, method="forward", chunk=2, key=jax.random.key(3)
+        loss, ALGORITHMS, BATCHES, every=1, method="forward", chunk=2, **options
     )
     plain = sharpness_monitor(LOSS, ALGORITHMS, BATCHES, every=1)
-    (_, forward, *_), (_, reverse, *_) = next(run(monitor)), next(run(plain))
-    chex.assert_trees_all_close(forward, reverse, rtol=1e-4)
+    (_, forward, *_), (_, other, *_) = next(run(monitor)), next(run(plain))
+    chex.assert_trees_all_close(forward, other, rtol=1e-4)
     assert calls
 
 
@@ -76,15 +88,120 @@ def test_extra_arguments_reach_the_optimizers_that_take_them():
     np.testing.assert_allclose(stats["plateau"].slope, -stats["sgd"].slope, rtol=1e-5)
 
 
+def train_loss(params, batch):
+    """Like the gradient's, for the optimizers that evaluate it."""
+    return LOSS(params, batch)
+
+
+def of_params(params):
+    return train_loss(params, BATCH)
+
+
+SEARCHING = {
+    "lbfgs": optax.lbfgs(),
+    "backtracking": optax.chain(
+        optax.sgd(1.0), optax.scale_by_backtracking_linesearch(max_backtracking_steps=5)
+    ),
+    "sophia": optax.contrib.sophia(0.1),
+    "sgd": optax.sgd(0.1),
+}
+FUNCTION = {"sophia": "obj_fn"}
+
+
+def of_batch(batch, params):
+    return train_loss(params, batch)
+
+
+@pytest.mark.parametrize("wrapped", (of_params, functools.partial(of_batch, BATCH)))
+def test_optimizers_that_take_functions(wrapped):
+    """L-BFGS, a line search and sophia propose what they propose on their own."""
+    monitor = sharpness_monitor(LOSS, SEARCHING, BATCHES, every=2)
+    state, params = monitor.init(PARAMS), PARAMS
+    alone = {name: optax.with_extra_args_support(tx) for name, tx in SEARCHING.items()}
+    states = {name: tx.init(params) for name, tx in alone.items()}
+    for step in (1, 2):
+        value, grads = jax.value_and_grad(of_params)(params)
+        extra = {"value": value, "grad": grads, "value_fn": wrapped, "obj_fn": wrapped}
+        updates = {}
+        for name, tx in alone.items():
+            updates[name], states[name] = jax.jit(
+                lambda g, s, p, v, tx=tx, name=name: tx.update(
+                    g, s, p, value=v, grad=g, **{FUNCTION.get(name, "value_fn"): of_params}
+                )
+            )(grads, states[name], params, value)
+        state, stats = monitor.update(step, grads, state, params, **extra)
+        params = optax.apply_updates(params, updates["sgd"])
+        if step == 2:
+            before = jax.tree.map(lambda p, u: p - u, params, updates["sgd"])
+            expected = sharpjax.measure_directions(LOSS, before, updates, BATCHES)
+            chex.assert_trees_all_close(stats, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_partial_function_of_each_batch_compiles_once():
+    traces, counts = [], []
+
+    def value_of(batch, params):
+        traces.append(1)
+        return train_loss(params, batch)
+
+    tx = optax.scale_by_backtracking_linesearch(max_backtracking_steps=5)
+    followed = compiled_updates({"search": optax.chain(optax.sgd(1.0), tx)})
+    state = followed.init(PARAMS)
+    for scale in (1.0, 2.0, 3.0):
+        batch = jax.tree.map(lambda x, s=scale: s * x, BATCH)
+        value, grads = jax.value_and_grad(train_loss)(PARAMS, batch)
+        extra = {"value": value, "grad": grads}
+        extra["value_fn"] = functools.partial(value_of, batch)
+        updates, _ = followed.propose(grads, state, PARAMS, **extra)
+        # Of this batch, not of the first: the search lowers its loss.
+        assert train_loss(optax.apply_updates(PARAMS, updates["search"]), batch) < value
+        counts.append(len(traces))
+    assert counts[0] == counts[-1]
+
+
+def test_new_functions_are_not_kept_for_ever():
+    followed = compiled_updates({"sgd": optax.sgd(1.0)})
+    state, grads = followed.init(PARAMS), PARAMS
+    functions = [lambda p, i=i: i for i in range(12)]
+    alive = [weakref.ref(f) for f in functions]
+    for f in functions:
+        followed.advance(grads, state, PARAMS, value_fn=f)
+    del functions, f
+    gc.collect()
+    assert sum(f() is not None for f in alive) <= 8
+
+
+def test_arguments_of_a_step_take_the_place_of_the_monitors_own():
+    """Statistics that change every step cost no compilation after the first."""
+    traces = []
+
+    def loss(params, batch, statistics):
+        traces.append(1)
+        return statistics["scale"] * LOSS(params, batch)
+
+    one = {"scale": jnp.asarray(1.0)}
+    monitor = sharpness_monitor(loss, ALGORITHMS, BATCHES, every=1, args=(one,))
+    state, grads = monitor.init(PARAMS), jax.grad(LOSS)(PARAMS, BATCH)
+    _, first = monitor.update(1, grads, state, PARAMS)
+    count = len(traces)
+    for scale in (2.0, 3.0):
+        other = {"scale": jnp.asarray(scale)}
+        _, stats = monitor.update(1, grads, state, PARAMS, args=(other,))
+        chex.assert_trees_all_close(
+            stats["adam"].sharpness, scale * first["adam"].sharpness, rtol=1e-4
+        )
+    assert len(traces) == count
+
+
 def test_scalars_leave_out_what_is_not_finite():
-    stat = sharpjax.DirectionStats(*jnp.arange(7.0))
-    concave = stat._replace(newton_step=jnp.nan, predicted_decrease=jnp.inf)
+    stat = sharpjax.DirectionStats(*jnp.arange(8.0))
+    concave = dataclasses.replace(stat, newton_step=jnp.nan, predicted_decrease=jnp.inf)
     tags = scalars({"sgd": stat, "adam": concave})
     assert tags["measured_loss"] == 0
     assert tags["slope/adam"] == 1
-    assert tags["sharpness/sgd"] == 2
-    assert tags["newton_step/sgd"] == 5
-    assert len(tags) == 1 + 6 + 4
+    assert tags["sharpness/sgd"] == 3
+    assert tags["newton_step/sgd"] == 6
+    assert len(tags) == 1 + 7 + 5
     assert all(type(value) is float for value in tags.values())
 
 
