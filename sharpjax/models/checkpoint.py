@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints in and out. The only file of the package that reads or writes files.
+"""Hugging Face checkpoints in and out: with `tensor_files.py`, all that touches files here.
 
 Everything is checked before anything is converted.
 """
@@ -7,9 +7,9 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from flax import traverse_util
 
 from sharpjax.models.families import FAMILIES, Family
 from sharpjax.models.losses import init_params
+from sharpjax.models.tensor_files import StoredTensor, finder, open_tensors
 
 
 def load_config(
@@ -41,7 +42,7 @@ def load_config(
         ValueError: If it is damaged, is of no known or not of the expected model, or has a value
             that is wrong or not implemented. The one line names the file, the entry and the value.
     """
-    return _read_config(_config_file(_finder(source), source), expected)[1]
+    return _read_config(_config_file(finder(source), source), expected)[1]
 
 
 def load_pretrained(
@@ -76,15 +77,15 @@ def load_pretrained(
             are missing, unexpected or of a wrong shape (one error lists all).
         ImportError: If only `pytorch_model.bin` is there and torch is not.
     """
-    find = _finder(source)
+    find = finder(source)
     family, config = _read_config(_config_file(find, source), expected)
-    tensors = _in_parts(family, _open_tensors(find, source))
+    tensors = _in_parts(family, open_tensors(find, source))
     config, problems = _untie(family, config, tensors)
     model = family.model(config, dtype)
 
-    expected = _paths(model)
-    names = {path: _reference_name(family, path) for path in expected}
-    for path, shape in expected.items():
+    shapes = _paths(model)
+    names = {path: _reference_name(family, path) for path in shapes}
+    for path, shape in shapes.items():
         name = names[path]
         wanted = shape[::-1] if _transposed(family, path) else shape
         if name not in tensors:
@@ -152,13 +153,6 @@ def save_pretrained(path: str | os.PathLike, model: nn.Module, params: Any) -> N
         file.replace(file.with_suffix(""))
 
 
-class _Tensor(NamedTuple):
-    """A tensor that lies in a file: its shape now, its values when asked."""
-
-    shape: tuple[int, ...]
-    read: Callable[[], np.ndarray]
-
-
 def _paths(model: nn.Module) -> dict[tuple[str, ...], tuple[int, ...]]:
     """The model's parameter paths and shapes; no parameter is made."""
     shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
@@ -176,17 +170,17 @@ def _transposed(family: Family, path: tuple[str, ...]) -> bool:
     return path[-1] == "kernel" and (family.transposed or path[0] == "lm_head")
 
 
-def _in_parts(family: Family, tensors: dict[str, _Tensor]) -> dict[str, _Tensor]:
+def _in_parts(family: Family, tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
     """What a file holds, with the family's prefix, and its fused tensors as their parts."""
     if not any(name.startswith(family.prefix) for name in tensors):
         tensors = {n if n in family.duplicates else family.prefix + n: tensors[n] for n in tensors}
     if family.fused is None:
         return tensors
 
-    def part(tensor: _Tensor, index: int, count: int) -> _Tensor:
+    def part(tensor: StoredTensor, index: int, count: int) -> StoredTensor:
         width = tensor.shape[-1] // count
         chosen = slice(index * width, (index + 1) * width)
-        return _Tensor((*tensor.shape[:-1], width), lambda: tensor.read()[..., chosen])
+        return StoredTensor((*tensor.shape[:-1], width), lambda: tensor.read()[..., chosen])
 
     module, parts = family.fused
     found = {}
@@ -271,7 +265,7 @@ def _family(path: Path, kind: Any, expected: Any) -> Family:
     return family
 
 
-def _untie(family: Family, config: Any, tensors: dict[str, _Tensor]) -> tuple[Any, list[str]]:
+def _untie(family: Family, config: Any, tensors: dict[str, StoredTensor]) -> tuple[Any, list[str]]:
     """Drop the repetitions of tied tensors; a head that differs is untied, as the reference does.
 
     Files keep a tied tensor under any of its names, or under several.
@@ -297,86 +291,5 @@ def _untie(family: Family, config: Any, tensors: dict[str, _Tensor]) -> tuple[An
     return config, problems
 
 
-def _equal(a: _Tensor, b: _Tensor) -> bool:
+def _equal(a: StoredTensor, b: StoredTensor) -> bool:
     return a.shape == b.shape and np.array_equal(a.read(), b.read())
-
-
-def _finder(source: str | os.PathLike) -> Callable[[str], Path | None]:
-    """A function from a file's name to where it lies, None if the checkpoint has no such file."""
-    directory = Path(source).expanduser()
-    if directory.is_dir():
-        return lambda name: directory / name if (directory / name).is_file() else None
-    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(source)):
-        raise FileNotFoundError(f"{source} is neither a directory nor a Hugging Face hub id")
-
-    def find(name: str) -> Path | None:
-        from huggingface_hub import errors, hf_hub_download
-
-        try:
-            return Path(hf_hub_download(str(source), name))
-        except errors.RemoteEntryNotFoundError:
-            return None
-        except (errors.EntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
-            # With a part of a model in the cache, the hub's absence is a file's absence.
-            if name != "config.json":
-                return None
-            raise FileNotFoundError(
-                f"{source} is no directory here, and the Hugging Face hub gave no {name} for it "
-                f"({type(error).__name__}). If this machine is offline, fetch the model on one "
-                f"that is not, `hf download {source} --local-dir DIRECTORY`, copy the directory "
-                "here and pass its path; if it is online, check the name and your access."
-            ) from error
-
-    return find
-
-
-def _open_tensors(find: Callable[[str], Path | None], source: Any) -> dict[str, _Tensor]:
-    for name, open_file in (("model.safetensors", _safetensors), ("pytorch_model.bin", _torch_bin)):
-        if (path := find(name)) is not None:
-            return dict(open_file(path))
-        if (path := find(name + ".index.json")) is not None:
-            try:
-                shards = sorted(
-                    set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
-                )
-            except (ValueError, KeyError, AttributeError, TypeError) as error:
-                raise ValueError(f"{path} is damaged: {error}") from error
-            files = {shard: find(shard) for shard in shards}
-            absent = [shard for shard, file in files.items() if file is None]
-            if absent:
-                raise FileNotFoundError(f"{source} lacks {', '.join(absent)}, which {path} names")
-            return {k: v for file in files.values() if file for k, v in open_file(file)}
-    raise FileNotFoundError(
-        f"{source} has neither model.safetensors nor pytorch_model.bin, whole or in shards"
-    )
-
-
-def _safetensors(path: Path) -> Iterable[tuple[str, _Tensor]]:
-    from safetensors import SafetensorError, safe_open
-
-    def reader(file: Any, name: str) -> Callable[[], np.ndarray]:
-        return lambda: file.get_tensor(name)
-
-    try:
-        file = safe_open(path, "np")  # It maps the file; tensors are read one by one.
-        names = list(file.keys())
-        shapes = [tuple(file.get_slice(name).get_shape()) for name in names]
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    return [(n, _Tensor(s, reader(file, n))) for n, s in zip(names, shapes, strict=True)]
-
-
-def _torch_bin(path: Path) -> Iterable[tuple[str, _Tensor]]:
-    try:
-        import torch
-    except ImportError as error:
-        raise ImportError(f"{path} needs PyTorch to be read: pip install torch") from error
-
-    def reader(tensor: Any) -> Callable[[], np.ndarray]:
-        return lambda: tensor.float().numpy()  # NumPy has no bfloat16 of PyTorch's.
-
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-        return [(name, _Tensor(tuple(t.shape), reader(t))) for name, t in loaded.items()]
-    except Exception as error:  # Whatever unpickling a damaged file may raise.
-        raise ValueError(f"{path} is damaged, or holds more than tensors: {error}") from error

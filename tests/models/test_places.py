@@ -1,11 +1,8 @@
-"""Every tensor of every family has a place, and `block_sharpness` can be grouped by them."""
+"""Every tensor of every family has a place."""
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
-import sharpjax
 from sharpjax.models import (
     GPT2,
     T5,
@@ -14,11 +11,9 @@ from sharpjax.models import (
     RobertaForMaskedLM,
     T5Config,
     init_params,
-    make_loss,
     places,
 )
 from sharpjax.models.tensor_places import PLACES
-from tests.models.reference import to
 
 T5_TINY = {"vocab_size": 11, "d_model": 4, "d_kv": 2, "d_ff": 6, "num_layers": 1, "num_heads": 2}
 MODELS = {
@@ -94,17 +89,3 @@ def test_every_tensor_has_its_place(name, expected):
 
 def test_a_strangers_tensor_is_other():
     assert places("tower/dense/kernel") == "other"
-
-
-def test_blocks_of_places(x64):
-    """The matrix over places sums to the sharpness along the direction."""
-    model = MODELS["gpt2"]
-    params = to(jnp.float64, init_params(model, jax.random.key(0)))
-    ids = np.random.default_rng(0).integers(0, 11, (1, 2, 5))
-    batches = {"input_ids": ids, "labels": ids}
-    loss = make_loss(model)
-    v = jax.grad(loss)(params, {k: x[0] for k, x in batches.items()})
-    found = sharpjax.block_sharpness(loss, params, v, batches, groups=places)
-    assert set(found.labels) == set(sizes(model))
-    whole = sharpjax.directional_sharpness(loss, params, v, {k: x[0] for k, x in batches.items()})
-    np.testing.assert_allclose(np.sum(np.asarray(found[1])), whole, rtol=1e-9)
