@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from sharpjax._lanczos import signs
 from sharpjax.coordinates import check_coordinates, indices, take
 from sharpjax.objective import (
     LossFn,
@@ -115,7 +116,7 @@ def _diagonal(objective: Objective, key, at, *, probes) -> HessianDiagonal:
 
 def random_signs(key: jax.Array, like: Any) -> Any:
     """A tree of independent ±1, leaf by leaf, with the shardings of `like`."""
-    return optax.tree.random_like(key, like, jax.random.rademacher)
+    return optax.tree.random_like(key, like, signs)
 
 
 def import_matfree() -> Any:
