@@ -140,7 +140,7 @@ def test_directions_are_mapped_and_of_any_scale(x64):
     chex.assert_trees_all_close(scaled, (3 * slope, 9 * sharpness), rtol=1e-12)
 
 
-@hypothesis.settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@hypothesis.settings(max_examples=12, deadline=None, derandomize=True, database=None)
 @hypothesis.given(case=programs())
 def test_random_programs_agree_with_the_dense_hessian(case):
     with jax.enable_x64(True):
