@@ -140,7 +140,7 @@ def test_directions_are_mapped_and_of_any_scale(x64):
     chex.assert_trees_all_close(scaled, (3 * slope, 9 * sharpness), rtol=1e-12)
 
 
-@hypothesis.settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@hypothesis.settings(max_examples=12, deadline=None, derandomize=True, database=None)
 @hypothesis.given(case=programs())
 def test_random_programs_agree_with_the_dense_hessian(case):
     with jax.enable_x64(True):
@@ -210,34 +210,28 @@ def test_a_custom_vjp_that_is_not_differentiated_forward_is_none_of_our_business
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_a_16_bit_loss_is_summed_in_32_bits(dtype):
-    """Values that 16 bits hold exactly, of which only sums of products need more."""
-    count = 3000
-    x = jnp.full(count, 0.5).at[::3].set(1.5)
-
-    def loss(x):
-        return jnp.sum(x.astype(dtype) ** 2 * dtype(2**-9), dtype=dtype)
-
-    value, along = second_order(loss, x)
+    """Terms that 16 bits hold exactly, and their sum not."""
+    count = 3001
+    ones = jnp.ones(count, dtype)
+    loss = lambda x: (x.astype(dtype) ** 2 * dtype(2**-9)) @ ones  # noqa: E731
+    value, along = second_order(loss, jnp.ones(count) / 2)
     slope, sharpness = along(jnp.ones(count))
     assert {value.dtype, slope.dtype, sharpness.dtype} == {jnp.dtype(jnp.float32)}
     assert sharpness == count * 2**-8
 
 
 def test_a_16_bit_model_is_contracted_in_32_bits():
-    keys = jax.random.split(KEY, 5)
-    params = [jax.random.normal(k, (64, 64)) / 8 for k in keys[:2]]
-    direction = [jax.random.normal(k, (64, 64)) / 64 for k in keys[2:4]]
-    x = jax.random.normal(keys[4], (256, 64))
+    """Adjoints and terms that 16 bits hold, and their products hardly: the least is 6e-8."""
+    keys = jax.random.split(KEY, 4)
+    x, w, v, u = (jax.random.normal(k, (64, 64)) / 8 for k in keys)
 
-    def loss(params, dtype):
-        first, second = (w.astype(dtype) for w in params)
-        h = jnp.tanh(x.astype(dtype) @ first)
-        out = jnp.tanh(h @ second).astype(jnp.float32)
-        return jnp.mean(out**2 * out)
+    def loss(w, dtype):
+        h = (8 * x.astype(dtype) @ w.astype(dtype)) ** 2
+        return jnp.mean((h @ jnp.abs(u).astype(dtype)).astype(jnp.float32))
 
-    exact = second_order(lambda p: loss(p, jnp.float32), params)[1](direction)
-    half = second_order(lambda p: loss(p, jnp.float16), params)[1](direction)
-    chex.assert_trees_all_close(half, exact, rtol=3e-3)
+    exact = second_order(lambda w: loss(w, jnp.float32), w)[1](v / 200)
+    half = second_order(lambda w: loss(w, jnp.float16), w)[1](v / 200)
+    chex.assert_trees_all_close(half[1], exact[1], rtol=1e-3)
 
 
 MESHES = """
@@ -382,14 +376,15 @@ def test_a_direction_costs_a_gradient_and_the_shared_pass_less():
 
 
 def test_a_scan_of_blocks_costs_what_the_blocks_cost():
-    """Products in a direction's steps: three where a product has two moving factors."""
+    """Three products a step where both factors move, and in the shared pass two."""
 
     def loss(ws):
-        return jnp.sum(jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), jnp.ones((4, 4)), ws)[0])
+        step = lambda h, w: (jnp.tanh(h @ w), None)  # noqa: E731
+        return jnp.sum(jax.lax.scan(step, jnp.ones((4, 4)), ws)[0])
 
     ws = jnp.ones((3, 4, 4))
     _, along = second_order(loss, ws)
     assert str(jax.make_jaxpr(along)(ws)).count("dot_general") == 3
-    shared = jax.make_jaxpr(lambda ws: second_order(loss, ws)[0])
-    assert str(jax.make_jaxpr(lambda ws: second_order(loss, ws)[1](ws))(ws)).count("scan") == 3
-    assert str(shared(ws)).count("scan") >= 1
+    both = str(jax.make_jaxpr(lambda ws: second_order(loss, ws)[1](ws))(ws))
+    assert both.count("dot_general") - 3 <= 3  # One more that nothing reads.
+    assert both.count("scan[") == 3
