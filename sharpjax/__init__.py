@@ -30,12 +30,7 @@ from sharpjax.diagonal import (
 from sharpjax.directions import DirectionStats, measure_directions, measure_updates
 from sharpjax.gauss_newton import GaussNewton, example_targets, gauss_newton_sharpness
 from sharpjax.landscape import LineSearch, loss_along, search_along
-from sharpjax.monitor import (
-    SharpnessMonitor,
-    sharpness_monitor,
-    tensorboard_logger,
-    wandb_logger,
-)
+from sharpjax.monitor import SharpnessMonitor, sharpness_monitor
 from sharpjax.objective import hessian_operator
 from sharpjax.optimizers import (
     FactoredRmsState,
@@ -48,6 +43,7 @@ from sharpjax.optimizers import (
     scale_by_clipped_factored_rms,
     sgd,
 )
+from sharpjax.plane import LossPlane, loss_plane
 from sharpjax.pseudo import pseudo_updates
 from sharpjax.spectrum import Spectrum, lanczos_spectrum, spectral_density
 from sharpjax.subspace import (
@@ -69,6 +65,7 @@ __all__ = [
     "GaussNewton",
     "HessianDiagonal",
     "LineSearch",
+    "LossPlane",
     "RankCorrelation",
     "SharpnessByRank",
     "SharpnessMonitor",
@@ -92,6 +89,7 @@ __all__ = [
     "hvp",
     "lanczos_spectrum",
     "loss_along",
+    "loss_plane",
     "measure_directions",
     "measure_span",
     "measure_updates",
@@ -110,7 +108,5 @@ __all__ = [
     "span_step",
     "spectral_density",
     "take_coordinates",
-    "tensorboard_logger",
     "top_fraction_threshold",
-    "wandb_logger",
 ]
