@@ -110,7 +110,7 @@ def loss_plane(
         box = _around(ends or [of_a, of_b])
     else:
         box = _given(extent)
-    x, y = (np.linspace(*side, points) for side in box)
+    x, y = (np.linspace(low, high, points) for low, high in box)
     losses = measured.run(_losses, a, b, x, y)
     kind = losses.dtype
     return LossPlane(*(jnp.asarray(field, kind) for field in (x, y, losses, of_a, of_b)))
