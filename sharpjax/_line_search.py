@@ -102,6 +102,7 @@ def search(line: Line, first: float, points: int) -> tuple[str, float, float]:
 
 def _find_lower(line: Line, first: float) -> float | None:
     """A step that is seen to lower the loss; None if there is none."""
+    first = min(max(first, 4 * SMALLEST), LARGEST / 4)
     ladder = [first / 2, first, 2 * first]
     line.look(*ladder)
     best = min(ladder, key=line.rise)

@@ -139,7 +139,7 @@ def test_search_finds_a_parabolas_minimum_from_any_scale(x64, curvature, initial
     assert len(found.steps) == len(found.losses) < 70
 
 
-@pytest.mark.parametrize("initial_step", (None, 1e-10, 1e-8, 1e-4, 1.0, 2.0, 4.0, 16.0, 1e5, 1e10))
+@pytest.mark.parametrize("initial_step", (None, 1e-300, 1e-8, 1.0, 2.0, 4.0, 16.0, 1e10))
 @pytest.mark.parametrize("minimum", (1e-10, 1e-5, 2.0, 1e5, 1e10))
 def test_search_finds_a_parabolas_minimum_in_float32(initial_step, minimum):
     """The decrease is a third of the loss, whatever the scale of the steps."""
