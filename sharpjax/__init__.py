@@ -28,6 +28,7 @@ from sharpjax.noise import GradientNoise, gradient_noise
 from sharpjax.objective import hessian_operator
 from sharpjax.optimizers import adafactor, adam, normalized_sgd, paper_algorithms, sgd
 from sharpjax.parts import PartStats, measure_parts
+from sharpjax.plane import LossPlane, loss_plane
 from sharpjax.point import Point, measure_point
 from sharpjax.precision import Precision, measure_precision
 from sharpjax.pseudo import pseudo_updates
@@ -47,6 +48,7 @@ __all__ = [
     "GradientNoise",
     "HessianDiagonal",
     "LineSearch",
+    "LossPlane",
     "PartStats",
     "Point",
     "Precision",
@@ -76,6 +78,7 @@ __all__ = [
     "hvp",
     "lanczos_spectrum",
     "loss_along",
+    "loss_plane",
     "magnitude_histogram",
     "measure_directions",
     "measure_parts",

@@ -5,6 +5,7 @@ Only the host's numbers: `sharpjax.landscape` says what the loss at a step is.
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import scipy.optimize
 
@@ -101,6 +102,7 @@ def search(line: Line, first: float, points: int) -> tuple[str, float, float]:
 
 def _find_lower(line: Line, first: float) -> float | None:
     """A step that is seen to lower the loss; None if there is none."""
+    first = min(max(first, 4 * SMALLEST), LARGEST / 4)
     ladder = [first / 2, first, 2 * first]
     line.look(*ladder)
     best = min(ladder, key=line.rise)
@@ -194,7 +196,8 @@ def _crossing(line: Line, low: float, high: float) -> float:
         low, high = (middle, high) if line.rise(middle) < 0 else (low, middle)
     if math.isinf(line.rise(high)):
         return high
-    root = scipy.optimize.brentq(line.rise, low, high, xtol=1e-4 * low, rtol=1e-4)
+    tolerance: Any = {"xtol": 1e-4 * low, "rtol": 1e-4}
+    root: Any = scipy.optimize.brentq(line.rise, low, high, **tolerance)
     return float(root)
 
 

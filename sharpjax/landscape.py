@@ -184,7 +184,7 @@ def search_along(
     elif length == 0:
         status, best, critical = "no decrease", 0.0, 0.0
     else:
-        first = initial_step or _newton_step(measured, direction) or 1e-3 * size or 1.0
+        first = initial_step or newton_step(measured, direction) or 1e-3 * size or 1.0
         status, best, critical = search(line, first, points)
     steps = line.steps()
     losses = np.array([line.seen[step] for step in steps])
@@ -208,7 +208,7 @@ def _evaluator(measured: Objective, direction: Any) -> Callable[[Sequence[float]
     return losses_at
 
 
-def _newton_step(measured: Objective, direction: Any) -> float | None:
+def newton_step(measured: Objective, direction: Any) -> float | None:
     """−slope/sharpness where that is a minimum; None also for a loss without derivatives.
 
     It is only a guess of the scale, so nobody is warned of how it was had.

@@ -5,12 +5,13 @@ Nothing sorts, ravels or gathers a tree: all is counted where it lies.
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from sharpjax._checks import check_in_range, check_real_leaves, check_same_structure
 from sharpjax.clipping import top_fraction_threshold
@@ -120,7 +121,7 @@ def top_overlap(updates: Mapping[str, Any], fraction: float) -> jax.Array:
 
 
 def _check_fraction(fraction) -> None:
-    if isinstance(fraction, jax.core.Tracer) or callable(fraction):
+    if isinstance(fraction, Tracer) or callable(fraction):
         raise TypeError(f"fraction must be a number in [0, 1], got {fraction!r}")
     check_in_range("fraction", fraction, 0.0, 1.0)
 
@@ -147,8 +148,8 @@ def _reaching(tree, edges) -> list[jax.Array]:
 def _share(tree, fraction):
     scaled, sound = _scaled(tree)
     top = _Top(scaled, fraction)
-    square_above = sum(jnp.sum(jnp.where(x > top.threshold, x, 0) ** 2) for x in scaled)
-    total = sum(jnp.sum(x**2) for x in scaled)
+    square_above = _sum(jnp.sum(jnp.where(x > top.threshold, x, 0) ** 2) for x in scaled)
+    total = _sum(jnp.sum(x**2) for x in scaled)
     at = jnp.asarray(top.missing, total.dtype) * top.threshold.astype(total.dtype) ** 2
     return jnp.where(sound, (square_above + at) / total, jnp.nan)
 
@@ -180,7 +181,7 @@ class _Top:
         self.threshold = top_fraction_threshold(list(leaves), fraction)
         sizes = [x.size for x in leaves]
         self.offsets = np.cumsum([0, *sizes])[:-1]
-        above = sum(_count([jnp.abs(x) > self.threshold])[0] for x in leaves)
+        above = _sum(_count([jnp.abs(x) > self.threshold])[0] for x in leaves)
         self.missing = jnp.uint32(math.floor(sum(sizes) * fraction)) - above
 
     def members(self, leaf: int, end: jax.Array) -> jax.Array:
@@ -209,7 +210,7 @@ class _Top:
             (jnp.abs(x) == self.threshold) & (self._index(i) < end)
             for i, x in enumerate(self.leaves)
         ]
-        return sum(_count([tie])[0] for tie in ties)
+        return _sum(_count([tie])[0] for tie in ties)
 
     def _index(self, leaf):
         """Where each coordinate is in the tree, laid out in a row."""
@@ -228,6 +229,10 @@ def _scaled(tree) -> tuple[list[jax.Array], jax.Array]:
     sound = jnp.isfinite(largest) & (largest > 0)
     scale = jnp.where(sound, largest, 1)
     return [jnp.abs(x) / scale.astype(x.dtype) for x in leaves], sound
+
+
+def _sum(terms: Iterable[jax.Array]) -> jax.Array:
+    return functools.reduce(jnp.add, terms)
 
 
 def _largest(leaves) -> jax.Array:
