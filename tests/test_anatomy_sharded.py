@@ -84,9 +84,10 @@ def test_mixes_of_dtypes(x64, of_params, of_rest):
 
 
 SHARDED = """
-import jax, numpy as np
+import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-from tests.test_anatomy_sharded import assert_close, everything, point
+from tests.test_anatomy_sharded import COORDINATES, assert_close, everything, point
+from sharpjax import exact_diagonal, hessian_diagonal
 
 jax.config.update("jax_enable_x64", True)
 params, updates, ranking, batches = point()
@@ -102,6 +103,13 @@ for kind in (AxisType.Auto, AxisType.Explicit):
     diagonal = found["probes"].diagonal
     for name, x in diagonal.items():
         assert x.sharding.is_equivalent_to(sharded[0][name].sharding, x.ndim), (kind, name)
+    # Of a loss that needs no other device's parameters, neither diagonal gathers any.
+    apart = lambda p, b: b.sum() * sum(jnp.sum(x**4) for x in jax.tree.leaves(p))
+    both = lambda p: (exact_diagonal(apart, p, whole, COORDINATES), hessian_diagonal(
+        apart, p, whole, jax.random.key(0), probes=2, coordinates=COORDINATES))
+    hlo = jax.jit(both).lower(sharded[0]).compile().as_text()
+    for gather in ("all-gather", "all-to-all", "collective-permute"):
+        assert gather not in hlo, gather
     if kind == AxisType.Explicit:  # Directions as NumPy has them.
         assert_close(everything(sharded[0], updates, ranking, whole), expected, 1e-11)
 print("passed")
