@@ -203,9 +203,8 @@ def _labels(params, groups) -> list:
     return [groups(name) for name in names] if callable(groups) else names
 
 
-def _ranking(objective: Objective, magnitudes, thresholds, ranks) -> tuple[jax.Array, jax.Array]:
+def _ranking(_: Objective, magnitudes, thresholds, ranks) -> tuple[jax.Array, jax.Array]:
     """The threshold of each fraction [F], and the weight of a coordinate that ties with it [F]."""
-    magnitudes = objective.like_sharding(magnitudes)
     known = [jnp.all(~jnp.isnan(x)) for x in jax.tree.leaves(magnitudes)]
     known = functools.reduce(jnp.logical_and, known)
 

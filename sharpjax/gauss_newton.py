@@ -127,6 +127,7 @@ class _LossOfOutputs:
 def _split(objective: Objective, updates) -> list[jax.Array]:
     """[K] of each field of `GaussNewton`."""
     loss_fn, args = objective.loss_fn, join(objective.traced, objective.rest)
+    assert isinstance(loss_fn, _LossOfOutputs)
     units, norms = stack_units(objective, updates)
 
     def one_micro_batch(batch):

@@ -131,6 +131,18 @@ def test_options_that_no_instrument_takes_are_refused(words, message, tmp_path, 
     assert not (tmp_path / "run").exists()
 
 
+def test_loss_of_logits_is_the_mean_over_examples_of_the_mean_over_tokens():
+    logits = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
+    labels = np.array([[1, -100, 3, -100], [-100] * 4, [4, 0, 2, 2]])
+    logs = logits - np.log(np.sum(np.exp(logits), axis=-1, keepdims=True))
+    each = [
+        np.mean([-row[k] for row, k in zip(example, of, strict=True) if k >= 0] or [0])
+        for example, of in zip(logs, labels, strict=True)
+    ]
+    found = instruments.loss_of_logits(logits, {"labels": labels})
+    np.testing.assert_allclose(found, np.mean(each), rtol=1e-6)
+
+
 @pytest.mark.slow
 def test_a_tiny_run_resumes_item_by_item(tmp_path):
     options = Options(
