@@ -10,6 +10,7 @@ from sharpjax.anatomy import (
     block_sharpness,
     sharpness_by_rank,
 )
+from sharpjax.block_spectra import BlockSpectra, block_spectra
 from sharpjax.clip_curve import ClipPoint, clip_curve
 from sharpjax.clipping import clip_top_fraction, coord_clip, top_fraction_threshold
 from sharpjax.curvature import (
@@ -28,6 +29,7 @@ from sharpjax.diagonal import (
     take_coordinates,
 )
 from sharpjax.directions import DirectionStats, measure_directions, measure_updates
+from sharpjax.dominant import dominant_share, without_dominant
 from sharpjax.gauss_newton import GaussNewton, example_targets, gauss_newton_sharpness
 from sharpjax.landscape import LineSearch, loss_along, search_along
 from sharpjax.monitor import (
@@ -36,6 +38,7 @@ from sharpjax.monitor import (
     tensorboard_logger,
     wandb_logger,
 )
+from sharpjax.noise import GradientNoise, gradient_noise
 from sharpjax.objective import hessian_operator
 from sharpjax.optimizers import (
     FactoredRmsState,
@@ -48,6 +51,7 @@ from sharpjax.optimizers import (
     scale_by_clipped_factored_rms,
     sgd,
 )
+from sharpjax.parts import PartStats, measure_parts
 from sharpjax.pseudo import pseudo_updates
 from sharpjax.spectrum import Spectrum, adaptive_edge, lanczos_spectrum, spectral_density
 from sharpjax.subspace import (
@@ -62,13 +66,16 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BlockSharpness",
+    "BlockSpectra",
     "ClipPoint",
     "DirectionStats",
     "DirectionalTaylor",
     "FactoredRmsState",
     "GaussNewton",
+    "GradientNoise",
     "HessianDiagonal",
     "LineSearch",
+    "PartStats",
     "RankCorrelation",
     "SharpnessByRank",
     "SharpnessMonitor",
@@ -79,6 +86,7 @@ __all__ = [
     "adam",
     "adaptive_edge",
     "block_sharpness",
+    "block_spectra",
     "clip_curve",
     "clip_top_fraction",
     "combine_directions",
@@ -86,14 +94,17 @@ __all__ = [
     "coordinate_sharpness",
     "directional_sharpness",
     "directional_taylor",
+    "dominant_share",
     "example_targets",
     "gauss_newton_sharpness",
+    "gradient_noise",
     "hessian_diagonal",
     "hessian_operator",
     "hvp",
     "lanczos_spectrum",
     "loss_along",
     "measure_directions",
+    "measure_parts",
     "measure_span",
     "measure_updates",
     "normalize_by_tensor_rms",
@@ -114,4 +125,5 @@ __all__ = [
     "tensorboard_logger",
     "top_fraction_threshold",
     "wandb_logger",
+    "without_dominant",
 ]

@@ -66,8 +66,8 @@ def block_spectra(
 
         p_b(x) = mean over starts of Σₖ wₖ·N(x; θₖ, σ²),   σ = width·(range of all blocks' values),
 
-    on one linear grid of 1024 points over all blocks' range ± 4σ, and normalised to sum to 1. Of two
-    blocks, the Jensen-Shannon distance is
+    on one linear grid of 1024 points over all blocks' range ± 4σ, and normalised to sum to 1. Of
+    two blocks, the Jensen-Shannon distance is
 
         √(KL(p‖r)/2 + KL(q‖r)/2),   r = (p + q)/2,   natural logarithms,
 

@@ -81,7 +81,8 @@ def lanczos_spectrum(
 
     From z/√n, z random signs, m steps with full reorthogonalisation give a tridiagonal T = UΘUᵀ;
     the Ritz values Θ approach the extreme eigenvalues first, and with the weights U₁ₖ² they are
-    stochastic Lanczos quadrature. An eigenvalue that occurs several times is found once a start.
+    stochastic Lanczos quadrature. An eigenvalue that occurs several times is found once a start
+    (and again, with next to no weight, once rounding has brought in another of its vectors).
 
     With a preconditioner P, the matrix is P^(−½)HP^(−½), which has the eigenvalues of P⁻¹H. For P
     of an adaptive optimizer (Adam's √v̂ + ε) its largest eigenvalue is what must stay below

@@ -28,7 +28,9 @@ def test_eigenvalues_are_those_of_the_dense_blocks(x64):
     hessian = jax.jit(jax.hessian(mean))(params)
     leaves = jax.tree.leaves(hessian)  # [3 · 3] blocks of leaf by leaf: bias, kernel, second.
     sizes = [4, 12, 8]
-    tile = [[np.reshape(leaves[3 * i + j], (sizes[i], sizes[j])) for j in range(3)] for i in (0, 1, 2)]
+    tile = [
+        [np.reshape(leaves[3 * i + j], (sizes[i], sizes[j])) for j in range(3)] for i in (0, 1, 2)
+    ]
     dense = {"bias": tile[0][0], "kernels": np.block([row[1:] for row in tile[1:]])}
     for label, block in dense.items():
         values = np.linalg.eigvalsh(block)
