@@ -60,8 +60,8 @@ def block_spectra(
 ) -> BlockSpectra:
     """The spectrum of every diagonal block of the Hessian, and the mean distance between them.
 
-    Block b is ∇²loss in the tensors of one group, all others held. Its eigenvalue density is that of
-    Lanczos's iteration, as in `lanczos_spectrum`; the starts of two blocks of the same shapes are
+    Block b is ∇²loss in the tensors of one group, all others held. Its eigenvalue density is that
+    of Lanczos's iteration, as in `lanczos_spectrum`; the starts of two blocks of the same shapes are
     equal, so that equal blocks are exactly 0 apart. For the distance, every density is blurred to
 
         p_b(x) = mean over starts of Σₖ wₖ·N(x; θₖ, σ²),   σ = width·(range of all blocks' values),
