@@ -136,8 +136,8 @@ def lanczos_spectrum(
     check_count("vectors", vectors, 0, steps)
     if preconditioner is not None:
         _check_preconditioner(preconditioner, params)
-    static = {"probes": probes, "steps": steps, "vectors": vectors}
-    values, weights, residuals, kept = measured.run(_spectrum, key, preconditioner, **static)
+    counts = {"probes": probes, "steps": steps, "vectors": vectors}
+    values, weights, residuals, kept = measured.run(_spectrum, key, preconditioner, **counts)
     if not vectors:
         return Spectrum(values, weights, residuals, int(size))
     return Spectrum(values, weights, residuals, int(size), *kept, preconditioner)
