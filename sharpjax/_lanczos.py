@@ -50,8 +50,8 @@ def tridiagonalize(
     """`steps` of Lanczos's iteration for a symmetric `product` on trees like the parameters.
 
     Each new vector is orthogonalised against all before it, twice. Nothing is ravelled: leaves keep
-    dtype and sharding. Where the new vector is rounding, the Krylov space has ended and what follows
-    is zero; NaN stays NaN.
+    dtype and sharding. Where the new vector is rounding, the Krylov space has ended and what
+    follows is zero; NaN stays NaN.
     """
     unit, _ = objective.unit(start)
     basis = jax.tree.map(lambda x: jnp.zeros((steps, *([1] * x.ndim)), x.dtype) * x[None], unit)
@@ -79,7 +79,7 @@ def tridiagonalize(
 
 
 def ritz(found: Tridiagonal) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Ritz values [m] ascending, weights, residuals, and Ritz vectors in the basis [m, m] (columns).
+    """Ritz values [m] ascending, weights, residuals; Ritz vectors in the basis, [m, m] columns.
 
     Behind the end of the Krylov space the last value is repeated, with weight, residual and vector
     zero.

@@ -60,14 +60,14 @@ def block_spectra(
 ) -> BlockSpectra:
     """The spectrum of every diagonal block of the Hessian, and the mean distance between them.
 
-    Block b is ∇²loss in the tensors of one group, all others held. Its eigenvalue density is that of
-    Lanczos's iteration, as in `lanczos_spectrum`; the starts of two blocks of the same shapes are
-    equal, so that equal blocks are exactly 0 apart. For the distance, every density is blurred to
+    Block b is ∇²loss in the tensors of one group, all others held. Its eigenvalue density is that
+    of Lanczos's iteration, as in `lanczos_spectrum`; the starts of two blocks of the same shapes
+    are equal, so that equal blocks are 0 apart. For the distance, every density is blurred to
 
         p_b(x) = mean over starts of Σₖ wₖ·N(x; θₖ, σ²),   σ = width·(range of all blocks' values),
 
-    on one linear grid of 1024 points over all blocks' range ± 4σ, and normalised to sum to 1. Of two
-    blocks, the Jensen-Shannon distance is
+    on one linear grid of 1024 points over all blocks' range ± 4σ, and normalised to sum to 1. Of
+    two blocks, the Jensen-Shannon distance is
 
         √(KL(p‖r)/2 + KL(q‖r)/2),   r = (p + q)/2,   natural logarithms,
 
@@ -132,7 +132,9 @@ def block_spectra(
     labels = tuple(dict.fromkeys(of_leaf))
     index = tuple(labels.index(label) for label in of_leaf)
     found = measured.run(_blocks, key, index=index, probes=probes, steps=steps, width=float(width))
-    totals = [sum(s for s, i in zip(sizes, index, strict=True) if i == b) for b in set(index)]
+    totals = [
+        sum(s for s, i in zip(sizes, index, strict=True) if i == b) for b in range(len(labels))
+    ]
     return BlockSpectra(labels, tuple(totals), *found)
 
 

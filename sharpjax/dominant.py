@@ -91,7 +91,7 @@ def without_dominant(update: Any, spectrum: Spectrum) -> Any:
 
 @jax.jit
 def _share(update, spectrum):
-    u, root = _in_its_coordinates(update, spectrum)
+    u, _ = _in_its_coordinates(update, spectrum)
     scale, norm, _ = magnitude(u)
     unit = jax.tree.map(lambda x: x / scale.astype(x.dtype) / norm.astype(x.dtype), u)
     cosines = coefficients(spectrum.vectors, unit)

@@ -81,7 +81,8 @@ def lanczos_spectrum(
 
     From z/√n, z random signs, m steps with full reorthogonalisation give a tridiagonal T = UΘUᵀ;
     the Ritz values Θ approach the extreme eigenvalues first, and with the weights U₁ₖ² they are
-    stochastic Lanczos quadrature. An eigenvalue that occurs several times is found once a start.
+    stochastic Lanczos quadrature. An eigenvalue that occurs several times is found once a start
+    (and again, with next to no weight, once rounding has brought in another of its vectors).
 
     With a preconditioner P, the matrix is P^(−½)HP^(−½), which has the eigenvalues of P⁻¹H. For P
     of an adaptive optimizer (Adam's √v̂ + ε) its largest eigenvalue is what must stay below
@@ -135,8 +136,8 @@ def lanczos_spectrum(
     check_count("vectors", vectors, 0, steps)
     if preconditioner is not None:
         _check_preconditioner(preconditioner, params)
-    static = {"probes": probes, "steps": steps, "vectors": vectors}
-    values, weights, residuals, kept = measured.run(_spectrum, key, preconditioner, **static)
+    counts = {"probes": probes, "steps": steps, "vectors": vectors}
+    values, weights, residuals, kept = measured.run(_spectrum, key, preconditioner, **counts)
     if not vectors:
         return Spectrum(values, weights, residuals, int(size))
     return Spectrum(values, weights, residuals, int(size), *kept, preconditioner)

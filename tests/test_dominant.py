@@ -23,13 +23,20 @@ def join(tree):
     return np.concatenate([tree["a"], tree["b"]])
 
 
+@pytest.fixture(scope="module")
+def problem():
+    """A quadratic with these eigenvalues, its eigenvectors as columns, and its spectrum."""
+    with jax.enable_x64(True):
+        vectors = np.linalg.qr(np.random.default_rng(0).normal(size=(6, 6)))[0]
+        hessian = vectors * VALUES @ vectors.T
+        gradient = np.arange(1.0, 7.0)
+        loss = quadratic(jnp.array(hessian), jnp.array(gradient))
+        yield loss, hessian, gradient, vectors, spectrum_of(loss)
+
+
 @pytest.fixture
-def planted(x64):
-    """A quadratic with these eigenvalues, and its eigenvectors as columns."""
-    vectors = np.linalg.qr(np.random.default_rng(0).normal(size=(6, 6)))[0]
-    hessian = vectors * VALUES @ vectors.T
-    gradient = np.arange(1.0, 7.0)
-    return quadratic(jnp.array(hessian), jnp.array(gradient)), hessian, gradient, vectors
+def planted(problem, x64):
+    return problem
 
 
 def spectrum_of(loss, vectors=2, **options):
@@ -39,8 +46,7 @@ def spectrum_of(loss, vectors=2, **options):
 
 
 def test_shares_are_the_planted_ones(planted):
-    loss, _, _, vectors = planted
-    spectrum = spectrum_of(loss)
+    *_, vectors, spectrum = planted
     weights = np.array([0.5, 0.0, 0.3, -0.1, 0.7, -0.4])
     updates = {
         "mixed": split(1e-6 * vectors @ weights),
@@ -64,8 +70,7 @@ def test_shares_are_the_planted_ones(planted):
 
 
 def test_sharpness_and_decrease_with_and_without_the_dominant_part(planted):
-    loss, _, gradient, vectors = planted
-    spectrum = spectrum_of(loss)
+    loss, _, gradient, vectors, spectrum = planted
     update = split(-gradient)
     rest = without_dominant(update, spectrum)
     np.testing.assert_allclose(join(rest) @ vectors[:, 4:], 0, atol=1e-12)
@@ -86,7 +91,7 @@ def test_sharpness_and_decrease_with_and_without_the_dominant_part(planted):
 
 
 def test_preconditioned_vectors_are_in_their_own_coordinates(planted):
-    loss, hessian, gradient, _ = planted
+    loss, hessian, gradient, *_ = planted
     scales = np.array([0.1, 2.0, 30.0, 1.0, 0.5, 4.0])
     vectors = np.linalg.eigh(hessian / np.sqrt(np.outer(scales, scales)))[1]
     spectrum = spectrum_of(loss, preconditioner=split(scales))
@@ -117,7 +122,7 @@ def test_arguments_are_checked(planted):
         dominant_share({"u": update}, bare)
     with pytest.raises(ValueError, match="vectors=k"):
         without_dominant(update, bare)
-    spectrum = spectrum_of(planted[0])
+    *_, spectrum = planted
     with pytest.raises(ValueError, match=r"updates\['u'\]\['a'\] has shape"):
         dominant_share({"u": {"a": np.ones(3), "b": np.ones(4)}}, spectrum)
     with pytest.raises(ValueError, match="at least one"):

@@ -17,9 +17,7 @@ def test_brute_force_over_examples(x64):
     batches = jax.tree.map(lambda x: x[:, None], batch)
     update = random_like(KEY, params)
     found = gradient_noise(loss, params, {"u": update}, batches)
-    rows = [jax.grad(loss)(params, jax.tree.map(lambda x, i=i: x[i], batches)) for i in range(8)]
-    flat = lambda tree: np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])  # noqa: E731
-    check(found, np.stack([flat(x) for x in rows]), flat(update), 1)
+    check(found, gradients(loss, params, batches), flat(update), 1)
 
 
 def test_brute_force_over_micro_batches(x64):
@@ -30,9 +28,16 @@ def test_brute_force_over_micro_batches(x64):
     found = jax.jit(
         lambda p, s: gradient_noise(scaled, p, {"u": update}, batches, args=(s,), has_aux=True)
     )(params, 3.0)
-    rows = [jax.grad(loss)(params, jax.tree.map(lambda x, i=i: x[i], batches)) for i in range(4)]
-    flat = lambda tree: np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])  # noqa: E731
-    check(found, 3 * np.stack([flat(x) for x in rows]), flat(update), 2)
+    check(found, 3 * gradients(loss, params, batches), flat(update), 2)
+
+
+def flat(tree):
+    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
+
+
+def gradients(loss, params, batches):
+    found = jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, 0)))(params, batches)
+    return np.concatenate([x.reshape(len(x), -1) for x in jax.tree.leaves(found)], 1)
 
 
 def statistics(rows, update, size):
