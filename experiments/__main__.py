@@ -169,12 +169,12 @@ def fill_results(
     """
 
     def run(watch: Watch) -> None:
-        for path in documents:
-            try:
-                changed = results.write(path, main, ablation)
-            except ValueError as error:
-                raise RefusedError(f"{path}: {error}") from error
-            watch.say(f"{path}: {'filled anew' if changed else 'as it was'}")
+        try:
+            changed = results.write(documents, main, ablation)
+        except ValueError as error:
+            raise RefusedError(str(error)) from error
+        for path, anew in zip(documents, changed, strict=True):
+            watch.say(f"{path}: {'filled anew' if anew else 'as it was'}")
 
     return run
 

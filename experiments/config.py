@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, Literal, get_args
 
-from experiments import algorithms, paper
+from experiments import algorithms, paper, records
 from sharpjax._checks import check_in_range
 
 TASKS = ("translation", "mlm")
@@ -314,8 +314,8 @@ PRESETS = {
 
 
 def as_json(config: Config) -> dict[str, Any]:
-    """The configuration as JSON holds it (tuples are lists)."""
-    return _plain(dataclasses.asdict(config))
+    """The configuration as JSON holds it: tuples are lists, and paths are text in any locale."""
+    return records.as_text(_plain(dataclasses.asdict(config)))
 
 
 def completed(recorded: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import fcntl
 import importlib.metadata
-import json
 import os
 import platform
 import resource
@@ -20,16 +19,13 @@ import sharpjax
 from experiments import anatomy, convergence, plan, processes, records, sharpness, trajectory
 from experiments import config as configuration
 from experiments.config import Config
+from experiments.errors import RefusedError
 from experiments.instruments import Options
 from experiments.layout import Layout, one_device
 from experiments.tasks import Task, make_task
 from experiments.watch import Watch
 
 PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy", "transformers", "tokenizers")
-
-
-class RefusedError(ValueError):
-    """The directory cannot take this run; one line says why."""
 
 
 class Study:
@@ -61,7 +57,7 @@ class Study:
 
     def _claim(self, held: contextlib.ExitStack) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        lock = held.enter_context((self.directory / ".lock").open("w"))
+        lock = held.enter_context((self.directory / ".lock").open("wb"))
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -69,7 +65,7 @@ class Study:
         path = self.directory / "config.json"
         asked = configuration.as_json(self.config)
         if path.exists():
-            recorded = configuration.completed(json.loads(path.read_text()))
+            recorded = configuration.completed(records.read_json(path))
             differing = configuration.differences(recorded, asked)
             if differing:
                 raise RefusedError(
@@ -80,7 +76,7 @@ class Study:
         else:
             records.write_json(path, asked)
         path = self.directory / "provenance.json"
-        self._provenance |= json.loads(path.read_text()) if path.exists() else {}
+        self._provenance |= records.read_json(path)
         commit = _commit()
         # A directory may be continued by later code: all that wrote to it, in order.
         before = self._provenance.get("commits", [self._provenance.get("commit", commit)])
@@ -205,8 +201,8 @@ def with_micro_batch(
     if config.micro_batch_size is not None:
         return config
     path = directory / "config.json"
-    recorded = processes.from_first(lambda: json.loads(path.read_text()) if path.exists() else {})
-    if recorded:
+    recorded = processes.from_first(lambda: records.read_json(path))
+    if recorded.get("micro_batch_size"):
         return dataclasses.replace(config, micro_batch_size=recorded["micro_batch_size"])
     try:
         return plan.complete(config, names, layout)
