@@ -1,6 +1,6 @@
 """Experiment 1: directional sharpness of many algorithms along one trajectory (Appendix A.3)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import sharpjax
 from experiments import algorithms, processes, records, scales, trajectory
 from experiments.config import Config
+from experiments.errors import DamagedError
 from experiments.layout import Layout
 from experiments.tasks import Task, rng
 from experiments.watch import Watch
@@ -32,8 +33,13 @@ def run(
 
     At each measured batch: slope, sharpness and its error for all directions, at the point before
     the update. At one of them in each measured epoch: the landscape along all of them, the
-    histograms and the scales (these also at the start). At the first of those: sharpness in float64
-    beside float32.
+    histograms and the scales (these also at the start). At the first of those, or wherever
+    `config.precision_check` says: sharpness in float64 beside float32. What is measured is on disk
+    before the next of these begins.
+
+    Raises:
+      Interrupted: it was asked to stop.
+      DamagedError: a record or a checkpoint cannot be read or written, or is not there any more.
     """
     measured = {
         (epoch, batch): False
@@ -48,10 +54,33 @@ def run(
         for row in processes.from_first(lambda: records.read(directory, records.Sharpness))
         if (row.task, row.trajectory, row.seed) == (task.name, name, task.seed)
     }
-    if measured.keys() <= recorded:
-        return
     first_landscape = min(point for point, full in measured.items() if full)
+    checked = {
+        "none": set(),
+        "first": {first_landscape},
+        "all": set(measured),
+    }[config.precision_check] - {
+        (row.epoch, row.batch)
+        for row in processes.from_first(lambda: records.read(directory, records.Precision))
+        if (row.task, row.trajectory, row.seed) == (task.name, name, task.seed)
+    }
+    missing = (measured.keys() - recorded) | checked
+    if not missing:
+        return
     per_epoch = config.batches_per_epoch
+    number = lambda point: (point[0] - 1) * per_epoch + point[1]  # noqa: E731
+    checkpoints = directory / "checkpoints" / f"sharpness-{task.name}-{name}-{task.seed}"
+    passed = processes.from_first(lambda: trajectory.latest_step(checkpoints))
+    lost = sorted(point for point in measured.keys() - recorded if number(point) <= passed)
+    if lost:
+        epoch, batch = lost[0]
+        raise DamagedError(
+            f"{directory / records.Sharpness.FILE} has lost {len(lost)} points that were measured, "
+            f"the first of them epoch {epoch}, batch {batch}: put a whole copy of it back, or "
+            f"delete {checkpoints}, and the same command measures them again"
+        )
+    if max(map(number, missing)) <= passed:
+        return  # A check that an earlier version did not make.
     test = layout.place_batch(task.test)
     last_epoch, last_batch = max(measured)
 
@@ -64,27 +93,37 @@ def run(
         cell = (task.name, name, task.seed, epoch, batch)
         if step.number == 1:
             record(scales.measure(cell, step))
-        if (epoch, batch) not in measured or (epoch, batch) in recorded:
+        if (epoch, batch) not in missing:
             return
-        stats = sharpjax.measure_directions(
-            task.loss_fn,
-            step.params,
-            step.updates,
-            test,
-            method=config.method,
-            chunk=config.chunk,
-        )
-        rows = _sharpness_rows(cell, config, step, stats)
-        extra = []
-        if measured[epoch, batch]:
-            extra += _landscape_rows(cell, config, task, step, stats, test)
-            extra += _histogram_rows(cell, step, layout)
-            extra += scales.measure(cell, step)
-        if (epoch, batch) == first_landscape:
-            extra += _precision_rows(cell, task, layout, step, stats)
-        # What belongs to a point comes before its sharpness, whose presence says that all is there.
-        record(extra)
-        record(rows)
+        with watch.doing("slope and sharpness"):
+            stats = sharpjax.measure_directions(
+                task.loss_fn,
+                step.params,
+                step.updates,
+                test,
+                method=config.method,
+                chunk=config.chunk,
+            )
+        if (epoch, batch) not in recorded:
+            rows = _sharpness_rows(cell, config, step, stats)
+            extra = []
+            if measured[epoch, batch]:
+                with watch.doing("landscapes"):
+                    extra += _landscape_rows(cell, config, task, step, stats, test)
+                extra += _histogram_rows(cell, step, layout)
+                extra += scales.measure(cell, step)
+            # What belongs to a point comes before its sharpness, whose presence says that it is
+            # there. The check in float64 is told by its own rows.
+            record(extra)
+            record(rows)
+        if (epoch, batch) in checked:
+            with watch.doing("check in float64"):
+                record(_precision_rows(cell, task, layout, step, stats))
+
+    def kind(point: tuple[int, int]) -> str:
+        landscape = " with landscapes" if measured[point] and point not in recorded else ""
+        check = " and a check in float64" if point in checked else ""
+        return f"measurement{landscape}{check}"
 
     follow(
         config,
@@ -92,10 +131,11 @@ def run(
         name,
         start,
         title=f"{task.name}, {name} trajectory, seed {task.seed}",
-        directory=directory / "checkpoints" / f"sharpness-{task.name}-{name}-{task.seed}",
+        directory=checkpoints,
         steps=(last_epoch - 1) * per_epoch + last_batch,
         observe=observe,
         watch=watch,
+        kinds={number(point): kind(point) for point in missing},
         layout=layout,
     )
 
@@ -111,6 +151,7 @@ def follow(
     steps: int,
     observe: Callable[[trajectory.Step], None],
     watch: Watch,
+    kinds: Mapping[int, str] | None = None,
     layout: Layout | None = None,
 ) -> None:
     """Trains along trajectory `name`, observed with the updates of all that is measured there."""
@@ -128,6 +169,7 @@ def follow(
         watch=watch,
         observe=observe,
         checkpoint_every=config.checkpoint_every,
+        kinds=kinds,
         dropout_key=dropout_key(config, task),
         layout=layout,
     )
