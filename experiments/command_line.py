@@ -65,7 +65,7 @@ def parse(arguments: Sequence[str]) -> Command:
         if HELP & set(words):
             return _cli(_all(preset), None, ["--help"])
         first = "first, one of" if name and name.startswith("-") else "one of"
-        got = repr(name) if name else 'nothing'
+        got = repr(name) if name else "nothing"
         raise ValueError(f"the command must be {first} {', '.join(COMMANDS)}, got {got}")
     command = COMMANDS[name]
     if preset is not None and command in WITHOUT_CONFIG:

@@ -192,6 +192,9 @@ def fill_results(
       ablation: The folder with a directory of records for each warm-up.
     """
 
+    if not documents:
+        raise ValueError("results needs at least one document")
+
     def run(watch: Watch) -> None:
         from experiments import results
 
@@ -249,7 +252,7 @@ def _study(
         for name in converging:
             rates(config, name)
         # Outside `listening`: what has no steps is stopped at once.
-        with watch.doing("micro-batch") if config.micro_batch_size is None else watch.quiet():
+        with watch.doing("micro-batch that fits"):
             complete = with_micro_batch(config, place.out, names, over)
         with watch.listening(), Study(place.out, complete, watch, over).open() as study:
             for name in names:  # What cannot be used is better known now than after hours.

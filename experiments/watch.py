@@ -67,12 +67,7 @@ class Watch:
 
     @contextlib.contextmanager
     def doing(self, what: str) -> Iterator[None]:
-        """Names what goes on: a bar shows it, and a log is reminded of it every half minute.
-
-        What stands alone, outside every stage, is said when it begins.
-        """
-        if not self._activities:
-            self.say(what)
+        """Names what goes on: a bar shows it, and where none is, a line says it every half minute."""
         with self._active(what):
             yield
 
@@ -114,9 +109,10 @@ class Watch:
             self.say(f"{name}: {self.clock() - started:.1f} s")
 
     def remind(self) -> None:
-        """Says in a log what goes on if nothing was said for a while."""
+        """Says what goes on, if no bar shows it and nothing was said for a while."""
         now, activities = self.clock(), tuple(self._activities)
-        if self.console.is_terminal or not activities or now - self._spoke < QUIET_SECONDS:
+        shown = self._stage is not None and self._stage.progress is not None
+        if shown or not activities or now - self._spoke < QUIET_SECONDS:
             return
         names = ", ".join(activity.name for activity in activities)
         self.say(f"{names}, {duration(now - activities[-1].started)} so far")
@@ -124,6 +120,8 @@ class Watch:
     @contextlib.contextmanager
     def _active(self, name: str) -> Iterator[_Activity]:
         activity = _Activity(name, self.clock())
+        if not self._activities:
+            self._spoke = activity.started  # Before it, nothing was to be said.
         with self._reminded():
             self._activities.append(activity)
             self._show()
@@ -136,7 +134,7 @@ class Watch:
     @contextlib.contextmanager
     def _reminded(self) -> Iterator[None]:
         """A thread that reminds, for as long as anything goes on: what is long blocks this one."""
-        if self._activities or self.console.is_terminal:
+        if self._activities:
             yield
             return
         ended = threading.Event()
