@@ -191,7 +191,6 @@ def fill_results(
       main: The directory of the study's records.
       ablation: The folder with a directory of records for each warm-up.
     """
-
     if not documents:
         raise ValueError("results needs at least one document")
 

@@ -67,7 +67,7 @@ class Watch:
 
     @contextlib.contextmanager
     def doing(self, what: str) -> Iterator[None]:
-        """Names what goes on: a bar shows it, and where none is, a line says it every half minute."""
+        """Names what goes on: a bar shows it; where there is none, a line does each half minute."""
         with self._active(what):
             yield
 
