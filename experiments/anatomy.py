@@ -21,8 +21,8 @@ from experiments.anatomy_records import (
     Ritz,
 )
 from experiments.config import Config
-from experiments.corpora import DataError
-from experiments.instruments import Options, Point
+from experiments.instruments import Point
+from experiments.options import Options
 from experiments.tasks import Task
 from experiments.watch import Interrupted, Watch
 
@@ -55,17 +55,13 @@ def run(
 
     Raises:
       Interrupted: it was asked to stop.
-      DataError: no such epoch or batch.
+      ValueError: no such epoch or batch.
       ImportError: matfree is not installed.
     """
     options = options or Options()
-    epoch = epoch or min(config.measured_epochs)
-    batch = batch or task.measured_batches(epoch)[0]
-    if epoch < 1 or not 1 <= batch <= config.batches_per_epoch:
-        raise DataError(
-            f"epoch must be at least 1 and batch in [1, {config.batches_per_epoch}], "
-            f"got {epoch} and {batch}"
-        )
+    config.check_point(epoch, batch)
+    epoch = min(config.measured_epochs) if epoch is None else epoch
+    batch = task.measured_batches(epoch)[0] if batch is None else batch
     place = (task.name, name, task.seed, epoch, batch)
     items = list(_items(place, config, options))
     missing = [item for item in items if not _recorded(directory, place, item)]
@@ -75,11 +71,13 @@ def run(
     point = Point(task, config, options, place, step.params, step.grads, step.updates)
     title = f"{task.name}, anatomy on the {name} trajectory, seed {task.seed}"
     done = len(items) - len(missing)
-    with watch.stage(title, len(items), done) as stage:
+    kinds = {n: item.measure.__name__ for n, item in enumerate(missing, start=done + 1)}
+    with watch.stage(title, len(items), done, kinds) as stage:
         for number, item in enumerate(missing, start=done + 1):
             if watch.stopping:
                 raise Interrupted(f"{title} stopped after item {number - 1} of {len(items)}")
-            records.append(directory, item.measure(point, **item.where))
+            with watch.doing(" ".join(map(str, item.where.values()))):
+                records.append(directory, item.measure(point, **item.where))
             stage.step(number, step.loss)
 
 

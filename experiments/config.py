@@ -1,11 +1,14 @@
 """What a study is: every number that its records depend on, and the three presets."""
 
 import dataclasses
+import math
 from typing import Any, Literal, get_args
 
-from experiments import algorithms, paper
+from experiments import algorithms, paper, records
 from sharpjax._checks import check_in_range
 
+MOST_LAYERS = 1000  # A model's program is written out layer by layer.
+MOST_POINTS = 1000  # Each point of a landscape is a pass over the test subset.
 TASKS = ("translation", "mlm")
 TRAJECTORIES = ("sgd", "adam")
 Task = Literal["translation", "mlm", "causal"]  # The paper's two, and one more.
@@ -110,6 +113,9 @@ class Config:
     # NAME_clip_update its update. Commas may separate them. Along a trajectory, SGD (the ratios are
     # to it) and the trajectory's own optimizer are always measured too.
     algorithms: tuple[str, ...] = tuple(paper.ALGORITHMS)
+    # Which measured points are measured in float64 too: none, the first that has a landscape on
+    # each trajectory, or all.
+    precision_check: Literal["none", "first", "all"] = "first"
 
     def __post_init__(self):
         names = dict.fromkeys(n for word in self.algorithms for n in word.split(",") if n)
@@ -152,8 +158,10 @@ class Config:
             raise ValueError(
                 f"measured_epochs must lie in [1, {self.epochs}], got {self.measured_epochs}"
             )
-        if self.landscape_points < 3:
-            raise ValueError(f"landscape_points must be at least 3, got {self.landscape_points}")
+        if not 3 <= self.landscape_points <= MOST_POINTS:
+            raise ValueError(
+                f"landscape_points must lie in [3, {MOST_POINTS}], got {self.landscape_points}"
+            )
         if self.chunk is not None and self.chunk < 1:
             raise ValueError(f"chunk must be at least 1 or None, got {self.chunk}")
         if self.warmup_steps and self.warmup_examples < self.warmup_batch_size:
@@ -170,6 +178,11 @@ class Config:
                 value = getattr(made, field.name)
                 if field.type is int and value < 1:
                     raise ValueError(f"{task}.{field.name} must be at least 1, got {value}")
+            for name in ("corpus", "tokenizer"):
+                if not getattr(made, name).strip():
+                    raise ValueError(f"{task}.{name} must not be empty")
+            if made.layers > MOST_LAYERS:
+                raise ValueError(f"{task}.layers must be at most {MOST_LAYERS}, got {made.layers}")
             if made.d_model % made.heads:
                 raise ValueError(
                     f"{task}.heads must divide d_model ({made.d_model}), got {made.heads}"
@@ -184,6 +197,20 @@ class Config:
     def seeds(self) -> range:
         """The seeds of the sharpness experiment."""
         return range(self.seed, self.seed + self.replicates)
+
+    @property
+    def largest_micro_batch(self) -> int:
+        """The largest size that divides the batch and the test subset."""
+        return math.gcd(self.batch_size, self.test_examples)
+
+    def check_point(self, epoch: int | None, batch: int | None) -> None:
+        """Raises a ValueError unless the study has such an epoch and such a batch; None is any."""
+        for name, value, most in (
+            ("epoch", epoch, self.epochs),
+            ("batch", batch, self.batches_per_epoch),
+        ):
+            if value is not None and not 1 <= value <= most:
+                raise ValueError(f"{name} must lie in [1, {most}], got {value}")
 
     def measured(self, trajectory: str) -> tuple[str, ...]:
         """The algorithms that are measured along a trajectory."""
@@ -314,8 +341,8 @@ PRESETS = {
 
 
 def as_json(config: Config) -> dict[str, Any]:
-    """The configuration as JSON holds it (tuples are lists)."""
-    return _plain(dataclasses.asdict(config))
+    """The configuration as JSON holds it: tuples are lists, and paths are text in any locale."""
+    return records.as_text(_plain(dataclasses.asdict(config)))
 
 
 def completed(recorded: dict[str, Any]) -> dict[str, Any]:

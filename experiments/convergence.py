@@ -9,6 +9,7 @@ import numpy as np
 from experiments import algorithms, paper, processes, records, trajectory
 from experiments.algorithms import RELATIVE, AlgorithmError
 from experiments.config import Config
+from experiments.errors import DamagedError
 from experiments.layout import Layout
 from experiments.sharpness import dropout_key, epochs
 from experiments.tasks import Task
@@ -150,8 +151,14 @@ def _converge(directory, config, task, start, algorithm, rate, watch, layout) ->
         for row in processes.from_first(lambda: records.read(directory, records.Convergence))
         if (row.task, row.seed, row.algorithm) == (task.name, task.seed, algorithm)
     ]
+    if [row.step for row in own] != list(range(1, len(own) + 1)):
+        raise _lost(directory, algorithm, "a step is missing")
     if own and (own[-1].step == steps or own[-1].diverged):
         return
+    checkpoints = directory / "checkpoints" / f"convergence-{task.name}-{algorithm}-{task.seed}"
+    passed = processes.from_first(lambda: trajectory.latest_step(checkpoints))
+    if passed > len(own):
+        raise _lost(directory, algorithm, f"{len(own)} steps, the checkpoint is of step {passed}")
     pending: list[records.Convergence] = []
 
     def observe(step: trajectory.Step) -> bool:
@@ -177,7 +184,7 @@ def _converge(directory, config, task, start, algorithm, rate, watch, layout) ->
 
     trajectory.train(
         f"{task.name}, {algorithm} at {rate}",
-        directory=directory / "checkpoints" / f"convergence-{task.name}-{algorithm}-{task.seed}",
+        directory=checkpoints,
         params=start,
         transformation=algorithms.build(algorithm, config.clip_fraction, rate),
         loss_fn=task.training_loss_fn,
@@ -189,4 +196,12 @@ def _converge(directory, config, task, start, algorithm, rate, watch, layout) ->
         checkpoint_every=config.checkpoint_every,
         dropout_key=dropout_key(config, task),
         layout=layout,
+    )
+
+
+def _lost(directory: Path, algorithm: str, what: str) -> DamagedError:
+    path = directory / records.Convergence.FILE
+    return DamagedError(
+        f"{path} has lost records of {algorithm} ({what}): put a whole copy of it back, or delete "
+        f"it and {directory / 'checkpoints'}, and the same command makes them anew"
     )

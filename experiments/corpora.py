@@ -1,25 +1,21 @@
-"""Text: a Hugging Face hub id, a local parquet or JSONL file, or the embedded corpus."""
+"""Text: a Hugging Face hub id, local parquet or JSON files, or the embedded corpus."""
 
 import hashlib
 import json
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from experiments import embedded
+from experiments import embedded, text_files
+from experiments.errors import DataError
 
 Kind = Literal["translation", "text"]
 
 EMBEDDED_ROWS = 16_384  # What `embedded` gives where no count is asked.
+MOST_EMBEDDED_ROWS = 2**20  # They are made one by one, and kept in memory.
 DEFAULT_CONFIGS = {"Helsinki-NLP/opus_books": "en-fr"}
-SUFFIXES = (".parquet", ".jsonl")
-
-
-class DataError(ValueError):
-    """A corpus that cannot be used. One line: which file, column and row, and how many."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,7 @@ class Corpus:
         """Rows [start, start + count), each checked to have text.
 
         Raises:
-          DataError: there are fewer rows, or one has an empty text.
+          DataError: there are fewer rows, or one has an empty text or no Unicode.
         """
         if start < 0 or count < 1:
             raise ValueError(f"rows need start >= 0 and count >= 1, got {start} and {count}")
@@ -78,6 +74,11 @@ class Corpus:
             for row, text in enumerate(column, first):
                 if not isinstance(text, str) or not text.strip():
                     raise DataError(f"{self.name}: column '{field}' has no text in row {row}")
+                if not _is_unicode(text):
+                    raise DataError(
+                        f"{self.name}: column '{field}' has half of a surrogate pair in row {row}, "
+                        "which is no text"
+                    )
         return replace(self, columns=columns, first_row=first)
 
     @cached_property
@@ -93,9 +94,10 @@ def load_corpus(source: str, kind: Kind, count: int | None = None) -> Corpus:
     """Read a corpus.
 
     Args:
-      source: "embedded"; a parquet or JSONL file, or a directory that holds exactly one; or a
-        hub id "owner/name", with ":config" where it needs one (`Helsinki-NLP/opus_books` defaults
-        to en-fr), whose train split is taken.
+      source: "embedded"; a file of parquet, JSON lines or a JSON array (with .gz too), or a
+        directory of such files; or a hub id "owner/name", with ":config" where it needs one
+        (`Helsinki-NLP/opus_books` defaults to en-fr). Of what has splits, train is taken. A column
+        of another name follows after "#", unless a file is named so.
       kind: "translation" reads `translation: {en, fr}`, "text" reads `text`.
       count: keep the first `count` rows only (and, of `embedded`, make no more).
 
@@ -109,18 +111,20 @@ def load_corpus(source: str, kind: Kind, count: int | None = None) -> Corpus:
         raise ValueError(f"count must be at least 1, got {count}")
     if source == "embedded":
         asked = count or EMBEDDED_ROWS
+        if asked > MOST_EMBEDDED_ROWS:
+            raise DataError(
+                f"embedded: {asked} rows were asked for, but it makes {MOST_EMBEDDED_ROWS} at most"
+            )
         rows = embedded.pairs(asked) if kind == "translation" else embedded.paragraphs(asked)
         columns = tuple(zip(*rows, strict=True)) if kind == "translation" else (tuple(rows),)
         return Corpus("embedded", kind, columns)
-    source, _, column = source.partition("#")
-    column = column or kind
+    column = ""
+    if not Path(source).exists():  # A path may have a "#" in it.
+        source, _, column = source.rpartition("#") if "#" in source else (source, "", "")
+    column = column or kind  # A kind is also the name of its column.
     path = Path(source)
-    if path.is_dir() or path.is_file() or path.suffix in SUFFIXES:
-        path = _only_file(path)
-        # A kind is also the name of its column.
-        name = f"{path.resolve().parent.name}/{path.name}"
-        read = _read_parquet if path.suffix == ".parquet" else _read_jsonl
-        values = read(path, name, column, count)
+    if path.exists() or text_files.is_text_file(path):
+        name, values = _read_files(text_files.files_of(path), path, column, count)
     else:
         name, values = _read_hub(source, column, count)
     if count is not None and len(values) < count:
@@ -144,89 +148,44 @@ def _split(values: Sequence, name: str, kind: str) -> tuple[tuple[str, ...], ...
     return tuple(tuple(value[language] for value in values) for language in ("en", "fr"))
 
 
-def _only_file(path: Path) -> Path:
-    if path.is_file():
-        if path.suffix not in SUFFIXES:
-            raise DataError(f"{path}: a corpus file ends in {' or '.join(SUFFIXES)}")
-        return path
-    if not path.is_dir():
-        raise DataError(f"{path}: no such file")
-    files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
-    if len(files) != 1:
-        raise DataError(f"{path}: it holds {len(files)} parquet or JSONL files, need exactly 1")
-    return files[0]
-
-
-def _missing(name: str, column: str, found: Sequence[str]) -> DataError:
-    return DataError(f"{name}: no column '{column}' among {', '.join(found) or 'none'}")
-
-
-def _read_parquet(path: Path, name: str, column: str, count: int | None) -> list:
-    import pyarrow
-    import pyarrow.parquet
-
+def _is_unicode(text: str) -> bool:
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            if column not in file.schema_arrow.names:
-                raise _missing(name, column, file.schema_arrow.names)
-            values = []
-            for batch in file.iter_batches(columns=[column]):
-                values += batch.column(0).to_pylist()
-                if count is not None and len(values) >= count:
-                    break
-            return values[:count]
-    except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(f"{name}: unreadable parquet file ({_first_line(error)})") from error
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
-def _read_jsonl(path: Path, name: str, column: str, count: int | None) -> list:
-    values = []
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for row, line in enumerate(lines):
-                if count is not None and row >= count:
-                    break
-                record = json.loads(line)
-                if not isinstance(record, dict) or column not in record:
-                    found = list(record) if isinstance(record, dict) else []
-                    raise DataError(f"{_missing(name, column, found)} in row {row}")
-                values.append(record[column])
-    except json.JSONDecodeError as error:
-        raise DataError(f"{name}: row {len(values)} is not JSON ({error})") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{name}: unreadable JSONL file ({_first_line(error)})") from error
-    return values
+def _read_files(
+    files: Sequence[Path], source: Path, column: str, count: int | None
+) -> tuple[str, list]:
+    """The name of the files together, and their rows one file after the other."""
+    values: list = []
+    for file in files:
+        if count is not None and len(values) >= count:
+            break
+        own = f"{file.resolve().parent.name}/{file.name}"
+        left = None if count is None else count - len(values)
+        values += text_files.read(file, own, column, left)
+    return own if len(files) == 1 else f"{source.resolve().name} ({len(files)} files)", values
 
 
 def _read_hub(source: str, column: str, count: int | None) -> tuple[str, list]:
     hub_id, _, config = source.partition(":")
     if hub_id.count("/") != 1 or not all(hub_id.split("/")):
-        raise DataError(f"{source!r}: neither 'embedded', nor a file, nor a hub id 'owner/name'")
+        raise DataError(
+            f"{source!r}: neither 'embedded', nor a file here, nor a hub id 'owner/name'"
+        )
     config = config or DEFAULT_CONFIGS.get(hub_id, "")
     name = f"{hub_id}:{config}" if config else hub_id
     import datasets
 
-    with _no_progress_bars(datasets):
+    with text_files.quiet(datasets):
         try:
             data = datasets.load_dataset(hub_id, config or None, split="train")
         except Exception as error:  # The hub's failures have no common base class.
-            reason = f"{type(error).__name__}: {_first_line(error)}"
+            reason = f"{type(error).__name__}: {text_files.first_line(error)}"
             raise DataError(f"{name}: could not be loaded from the hub ({reason})") from error
     if column not in data.column_names:
-        raise _missing(name, column, data.column_names)
+        raise text_files.missing(name, column, data.column_names)
     return name, data[: count or len(data)][column]
-
-
-@contextmanager
-def _no_progress_bars(datasets):
-    enabled = datasets.utils.logging.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if enabled:
-            datasets.enable_progress_bars()
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]

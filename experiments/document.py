@@ -5,9 +5,9 @@ block that opens a line is a table or the like and stands on lines of its own; o
 a single number. Other comments, and all the prose, are left as they are.
 """
 
+import itertools
 import re
 from collections.abc import Callable
-from itertools import zip_longest
 
 from experiments.tables import Table
 
@@ -30,7 +30,7 @@ def fill(text: str, write: Callable[[str, bool], str]) -> str:
     """
     made, position = [], 0
     comments = list(_COMMENT.finditer(text))
-    for comment, after in zip_longest(comments, comments[1:]):
+    for comment, after in itertools.zip_longest(comments, comments[1:]):
         line = text.count("\n", 0, comment.start()) + 1
         if comment[1] == "end":
             if comment.start() >= position:
@@ -50,6 +50,16 @@ def fill(text: str, write: Callable[[str, bool], str]) -> str:
         made += [after[0]]
         position = after.end()
     return "".join(made) + text[position:]
+
+
+def contents(text: str) -> list[tuple[str, str]]:
+    """(words, what stands there now) of every block, in the document's order."""
+    comments = list(_COMMENT.finditer(text))
+    return [
+        (comment[1], text[comment.end() : after.start()].strip())
+        for comment, after in itertools.pairwise(comments)
+        if comment[1] != "end" and after[1] == "end"
+    ]
 
 
 def unmarked_numbers(text: str, allowed: tuple[str, ...] = ()) -> list[str]:

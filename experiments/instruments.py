@@ -1,7 +1,7 @@
 """The instruments of an anatomy: each looks at one point and returns the rows to be recorded."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +24,9 @@ from experiments.anatomy_records import (
     SpanValue,
 )
 from experiments.config import Config
+from experiments.options import Options
 from experiments.places import place_of
 from experiments.tasks import Task, rng
-from sharpjax._checks import check_in_range
 from sharpjax.anatomy import block_sharpness, sharpness_by_rank
 from sharpjax.clip_curve import clip_curve
 from sharpjax.coordinates import sample_coordinates, take_coordinates
@@ -38,43 +38,6 @@ from sharpjax.statistics import rank_correlation
 from sharpjax.subspace import combine_directions, measure_span, span_step
 
 _MINIMUM = 30  # Sampled coordinates from which a tensor has a correlation of its own.
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """How finely the instruments look."""
-
-    # Top fractions of the gradient's coordinates.
-    fractions: tuple[float, ...] = (
-        *(1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0),
-    )
-    # Random probes of the Hessian's diagonal.
-    probes: int = 128
-    # Coordinates whose ranks are compared, drawn from all.
-    coordinates: int = 2**16
-    # Starts of the Lanczos iteration.
-    lanczos_probes: int = 4
-    # Hessian products of each.
-    lanczos_steps: int = 40
-    # Clipped fractions; 0 is the direction itself, 1 its signs.
-    clipped_fractions: tuple[float, ...] = (
-        *(0.0, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0),
-    )
-    # What is clipped: SGD's "momentum", the training batch's "gradient".
-    clipped: tuple[Literal["momentum", "gradient"], ...] = ("momentum", "gradient")
-
-    def __post_init__(self):
-        least = {"probes": 4, "coordinates": 1, "lanczos_probes": 1, "lanczos_steps": 1}
-        for name, low in least.items():
-            if getattr(self, name) < low:
-                raise ValueError(
-                    f"options.{name} must be at least {low}, got {getattr(self, name)}"
-                )
-        for name in ("fractions", "clipped_fractions"):
-            if not getattr(self, name):
-                raise ValueError(f"options.{name} must hold at least one number, got ()")
-            for fraction in getattr(self, name):
-                check_in_range(f"options.{name}", fraction, 0.0, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)

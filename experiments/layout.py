@@ -74,18 +74,29 @@ class Layout:
         return jax.jit(lambda tree: tree, out_shardings=self.whole)  # Once: trees come again.
 
 
-def mesh_sizes(mesh: str) -> dict[str, int]:
+def mesh_sizes(mesh: str, batch: int | None = None) -> dict[str, int]:
     """Devices by axis of a mesh written as `data=4,fsdp=2`; an axis that is left out has one.
 
+    Args:
+      mesh: What is written.
+      batch: If given, examples that all devices together must divide.
+
     Raises:
-      ValueError: a mesh that cannot be read.
+      ValueError: a mesh that cannot be read, or that does not divide the batch.
     """
+    named: list[str] = []
     sizes = dict.fromkeys(AXES, 1)
     for part in mesh.split(","):
         name, _, size = part.strip().partition("=")
-        if name not in AXES or not re.fullmatch("[1-9][0-9]*", size):
+        if name not in AXES or not re.fullmatch("[1-9][0-9]{0,9}", size):
             raise ValueError(f"mesh must be written as data=4,fsdp=2, got {mesh!r}")
+        if name in named:
+            raise ValueError(f"mesh names {name} twice, got {mesh!r}")
+        named.append(name)
         sizes[name] = int(size)
+    devices = sizes["data"] * sizes["fsdp"]
+    if batch is not None and batch % devices:
+        raise ValueError(f"the mesh's {devices} devices must divide a batch of {batch}")
     return sizes
 
 

@@ -26,6 +26,7 @@ import sharpjax
 from experiments import algorithms, processes, published, tasks, trajectory
 from experiments.config import Config
 from experiments.layout import Layout, make_layout, mesh_sizes
+from experiments.limits import machine_memory
 from sharpjax import models
 
 GIB = 2**30
@@ -175,7 +176,7 @@ def _memory(devices: Sequence[jax.Device]) -> int:
     stats = devices[0].memory_stats()
     if stats:
         return stats["bytes_limit"]
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // (2 * len(devices))
+    return machine_memory() // (2 * len(devices))
 
 
 def choose(config: Config, name: str, module: Any, layout: Layout, memory: float) -> Plan:
@@ -190,7 +191,7 @@ def choose(config: Config, name: str, module: Any, layout: Layout, memory: float
       layout: The mesh.
       memory: Bytes of one device.
     """
-    size = math.gcd(config.batch_size, config.test_examples)
+    size = config.largest_micro_batch
     while True:
         found = plan(dataclasses.replace(config, micro_batch_size=size), name, module, layout)
         smaller = size // 2

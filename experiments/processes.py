@@ -6,6 +6,7 @@ nothing here costs anything.
 """
 
 import pickle
+import re
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -25,6 +26,7 @@ def initialize(cluster: str) -> None:
     Raises:
       ValueError: neither of the two forms, or a cluster that JAX does not recognise.
     """
+    check_cluster(cluster)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # It would take SIGTERM away from `Watch`, which asks all processes to stop.
     jax.config.update("jax_enable_preemption_service", False)
@@ -34,9 +36,20 @@ def initialize(cluster: str) -> None:
         jax.distributed.initialize(**seconds)
         return
     address, *numbers = cluster.split(",")
-    if len(numbers) != 2 or ":" not in address or not all(n.isdecimal() for n in numbers):
-        raise ValueError(f"distributed must be auto or ADDRESS:PORT,COUNT,INDEX, got {cluster!r}")
     jax.distributed.initialize(address, int(numbers[0]), int(numbers[1]), **seconds)
+
+
+def check_cluster(cluster: str) -> None:
+    """Raises a ValueError unless it is "auto" or ADDRESS:PORT,COUNT,INDEX with INDEX < COUNT."""
+    if cluster == "auto":
+        return
+    found = re.fullmatch(r"[^,\s]+:(\d{1,5}),(\d{1,6}),(\d{1,6})", cluster)
+    if not found or not 0 < int(found[1]) < 2**16:
+        raise ValueError(f"distributed must be auto or ADDRESS:PORT,COUNT,INDEX, got {cluster!r}")
+    if not int(found[3]) < int(found[2]):
+        raise ValueError(
+            f"distributed: INDEX must lie in [0, COUNT), got {found[3]} and {found[2]}"
+        )
 
 
 def is_first() -> bool:

@@ -7,7 +7,7 @@ after slashes one cell of it by the names of its row and column:
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from experiments import (
@@ -24,10 +24,11 @@ from experiments import (
 from experiments.tables import Run, Table, number
 
 _NOT_RUN = "not run yet"
+_BLOCK_NOT_RUN = "*Not run yet.*"
 
 
 class Sources:
-    """The records that a document tells of; each directory may be absent or incomplete."""
+    """The records that a document tells of; what is not recorded there is told as not run."""
 
     def __init__(self, main: Path, ablation: Path, root: Path):
         self.directory, self.ablation, self.root = main, ablation, root
@@ -50,17 +51,50 @@ class Sources:
         return anatomy_records.points(self.directory)
 
 
-def write(path: Path, main: Path, ablation: Path) -> bool:
-    """Fills the blocks of one document in place; whether that changed it.
+def write(paths: Sequence[Path], main: Path, ablation: Path) -> list[bool]:
+    """Fills the blocks of documents in place; whether that changed each.
+
+    All are filled before the first is written, and each is written whole or not at all.
+
+    Args:
+      paths: Markdown files.
+      main: The directory of the study's records.
+      ablation: The folder with a directory of records for each warm-up.
 
     Raises:
-      ValueError: a block that does not exist or is not closed, with its words.
+      ValueError: a document that is not there; a directory without records; a block that does not
+        exist, is not closed, or would lose what it says because its records are not there.
+      DamagedError: records that cannot be read.
     """
-    text = path.read_text(encoding="utf-8")
-    filled = fill(text, Sources(main, ablation, path.parent))
-    if filled != text:
-        records.write_atomically(path, filled)
-    return filled != text
+    if not any(main.glob("*.csv")):
+        raise ValueError(f"{main}: no records; is this the directory of a run?")
+    if not any(ablation.glob(f"*/{records.Sharpness.FILE}")):
+        raise ValueError(f"{ablation}: no folder in it holds records; is this the ablation's?")
+    filled = []
+    for path in paths:
+        try:
+            before = path.read_bytes().decode("utf-8")  # Line ends stay as they are.
+            after = fill(before, Sources(main, ablation, path.parent))
+            _check_nothing_is_lost(before, after)
+        except (FileNotFoundError, IsADirectoryError) as error:
+            raise ValueError(f"{path}: no such document") from error
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        filled.append((path, before, after))
+    for path, before, after in filled:
+        if after != before:
+            records.write_atomically(path, after)
+    return [after != before for _, before, after in filled]
+
+
+def _check_nothing_is_lost(before: str, after: str) -> None:
+    """A number is replaced by a number: never by the words that there is none."""
+    empty = ("", _NOT_RUN, _BLOCK_NOT_RUN)
+    for (words, old), (_, new) in zip(
+        document.contents(before), document.contents(after), strict=True
+    ):
+        if new in empty and old not in empty:
+            raise ValueError(f"<!-- {words} -->: its records are not there; nothing is written")
 
 
 def fill(text: str, sources: Sources) -> str:
@@ -76,7 +110,7 @@ def _block(words: str, inline: bool, sources: Sources) -> str:
     try:
         made = BLOCKS[name](sources, *arguments)
         if made is None:
-            return _NOT_RUN if inline else f"*{_NOT_RUN.capitalize()}.*"
+            return _NOT_RUN if inline else _BLOCK_NOT_RUN
         if path:
             made = document.cell(made, *path)
     except (TypeError, KeyError, ValueError) as error:

@@ -1,6 +1,7 @@
 """Experiment 1: directional sharpness of many algorithms along one trajectory (Appendix A.3)."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import sharpjax
 from experiments import algorithms, processes, records, scales, trajectory
 from experiments.config import Config
+from experiments.errors import DamagedError
 from experiments.layout import Layout
 from experiments.tasks import Task, rng
 from experiments.watch import Watch
@@ -19,6 +21,15 @@ from sharpjax.precision import measure_precision
 
 # Of the test subset's micro-batches, those that the float64 check uses.
 PRECISION_MICRO_BATCHES = 1
+
+# What the progress calls the making of each table's rows.
+_DOING = {
+    records.Sharpness: "slope and sharpness",
+    records.Landscape: "landscapes",
+    records.Histogram: "histograms",
+    records.Scales: "scales",
+    records.Precision: "check in float64",
+}
 
 # Edges of the histograms of magnitudes, in powers of ten.
 EDGES = np.arange(-20.0, 4.25, 0.25)
@@ -37,8 +48,13 @@ def run(
 
     At each measured batch: slope, sharpness and its error for all directions, at the point before
     the update. At one of them in each measured epoch: the landscape along all of them, the
-    histograms and the scales (these also at the start). At the first of those: sharpness in float64
-    beside float32.
+    histograms and the scales (these also at the start). At the first of those, or wherever
+    `config.precision_check` says: sharpness in float64 beside float32. What is measured is on disk
+    before the next of these begins.
+
+    Raises:
+      Interrupted: it was asked to stop.
+      DamagedError: a record or a checkpoint cannot be read or written, or is not there any more.
     """
     measured = {
         (epoch, batch): False
@@ -48,41 +64,68 @@ def run(
     for epoch in config.measured_epochs:
         drawn = rng(task.seed, task.name, "landscape", epoch).choice(task.measured_batches(epoch))
         measured[epoch, int(drawn)] = True
-    recorded = {
-        (row.epoch, row.batch)
-        for row in processes.from_first(lambda: records.read(directory, records.Sharpness))
-        if (row.task, row.trajectory, row.seed) == (task.name, name, task.seed)
+    full = {point for point, landscape in measured.items() if landscape}
+    checked = {"none": set(), "first": {min(full)}, "all": set(measured)}[config.precision_check]
+    wanted = {
+        records.Sharpness: set(measured),
+        records.Landscape: full,
+        records.Histogram: full,
+        records.Scales: full,
+        records.Precision: checked,
     }
-    if measured.keys() <= recorded:
-        return
-    first_landscape = min(point for point, full in measured.items() if full)
+    missing = {
+        table: points - _recorded(directory, table, (task.name, name, task.seed))
+        for table, points in wanted.items()
+    }
     per_epoch = config.batches_per_epoch
+    number = lambda point: (point[0] - 1) * per_epoch + point[1]  # noqa: E731
+    checkpoints = directory / "checkpoints" / f"sharpness-{task.name}-{name}-{task.seed}"
+    passed = processes.from_first(lambda: trajectory.latest_step(checkpoints))
+    lost = sorted(p for p in missing[records.Sharpness] if number(p) <= passed)
+    if lost:
+        epoch, batch = lost[0]
+        raise DamagedError(
+            f"{directory / records.Sharpness.FILE} has lost {len(lost)} points that were measured, "
+            f"the first of them epoch {epoch}, batch {batch}: put a whole copy of it back, or "
+            f"delete {checkpoints}, and the same command measures them again"
+        )
+    # Of a point that training has passed, nothing else is made: an earlier version made less.
+    missing = {t: {p for p in points if number(p) > passed} for t, points in missing.items()}
+    if not any(missing.values()):
+        return
     test = layout.place_batch(task.test)
     last_epoch, last_batch = max(measured)
 
-    def record(rows: list) -> None:
-        if processes.is_first():
-            records.append(directory, rows)
-
     def observe(step: trajectory.Step) -> None:
-        epoch, batch = (step.number - 1) // per_epoch + 1, (step.number - 1) % per_epoch + 1
-        cell = (task.name, name, task.seed, epoch, batch)
-        if step.number == 1:
-            record(scales.measure(cell, step))
-        if (epoch, batch) not in measured or (epoch, batch) in recorded:
-            return
-        stats = step.updates.measure(task.loss_fn, test, method=config.method, chunk=config.chunk)
-        rows = _sharpness_rows(cell, config, step, stats)
-        extra = []
-        if measured[epoch, batch]:
-            extra += _landscape_rows(cell, config, task, step, stats, test)
-            extra += _histogram_rows(cell, step)
-            extra += scales.measure(cell, step)
-        if (epoch, batch) == first_landscape:
-            extra += _precision_rows(cell, task, config, layout, step)
-        # What belongs to a point comes before its sharpness, whose presence says that all is there.
-        record(extra)
-        record(rows)
+        point = (step.number - 1) // per_epoch + 1, (step.number - 1) % per_epoch + 1
+        cell = (task.name, name, task.seed, *point)
+        makers = {
+            records.Sharpness: lambda: _sharpness_rows(cell, config, step, stats()),
+            records.Landscape: lambda: _landscape_rows(cell, config, task, step, stats(), test),
+            records.Histogram: lambda: _histogram_rows(cell, step),
+            records.Scales: lambda: scales.measure(cell, step),
+            records.Precision: lambda: _precision_rows(cell, task, config, layout, step),
+        }
+
+        @functools.cache
+        def stats():
+            with watch.doing(_DOING[records.Sharpness]):
+                return step.updates.measure(
+                    task.loss_fn, test, method=config.method, chunk=config.chunk
+                )
+
+        # Each is on disk before the next begins.
+        for table, make in makers.items():
+            if point in missing[table] or (table is records.Scales and step.number == 1):
+                with watch.doing(_DOING[table]):
+                    rows = make()
+                if processes.is_first():
+                    records.append(directory, rows)
+
+    def kind(point: tuple[int, int]) -> str:
+        landscape = " with landscapes" if point in missing[records.Landscape] else ""
+        check = " and a check in float64" if point in missing[records.Precision] else ""
+        return f"measurement{landscape}{check}"
 
     follow(
         config,
@@ -90,12 +133,19 @@ def run(
         name,
         start,
         title=f"{task.name}, {name} trajectory, seed {task.seed}",
-        directory=directory / "checkpoints" / f"sharpness-{task.name}-{name}-{task.seed}",
+        directory=checkpoints,
         steps=(last_epoch - 1) * per_epoch + last_batch,
         observe=observe,
         watch=watch,
+        kinds={number(point): kind(point) for point in set().union(*missing.values())},
         layout=layout,
     )
+
+
+def _recorded(directory: Path, table: type, column: tuple) -> set[tuple[int, int]]:
+    """The points (epoch, batch) of a column (task, trajectory, seed) that a table has."""
+    rows = processes.from_first(lambda: records.read(directory, table))
+    return {(r.epoch, r.batch) for r in rows if (r.task, r.trajectory, r.seed) == column}
 
 
 def follow(
@@ -109,6 +159,7 @@ def follow(
     steps: int,
     observe: Callable[[trajectory.Step], None],
     watch: Watch,
+    kinds: Mapping[int, str] | None = None,
     layout: Layout | None = None,
 ) -> None:
     """Trains along trajectory `name`, observed with the updates of all that is measured there."""
@@ -126,6 +177,7 @@ def follow(
         watch=watch,
         observe=observe,
         checkpoint_every=config.checkpoint_every,
+        kinds=kinds,
         dropout_key=dropout_key(config, task),
         layout=layout,
     )

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import fcntl
 import importlib.metadata
-import json
 import os
 import platform
 import resource
@@ -20,16 +19,20 @@ import sharpjax
 from experiments import anatomy, convergence, plan, processes, records, sharpness, trajectory
 from experiments import config as configuration
 from experiments.config import Config
-from experiments.instruments import Options
+from experiments.errors import DataError, RefusedError
 from experiments.layout import Layout, one_device
+from experiments.options import Options
 from experiments.tasks import Task, make_task
 from experiments.watch import Watch
 
+# What a directory's records and its warm-ups belong to, by the checksums of its provenance.
+BELONGS = {
+    "checksum": "texts",
+    "warmup_checksum": "texts of the warm-up",
+    "tokens_checksum": "tokenizer",
+    "checkpoint_checksum": "checkpoint",
+}
 PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy", "transformers", "tokenizers")
-
-
-class RefusedError(ValueError):
-    """The directory cannot take this run; one line says why."""
 
 
 class Study:
@@ -44,6 +47,7 @@ class Study:
             size, devices = getattr(config, name), self.layout.mesh.size
             if size % devices:
                 raise RefusedError(f"the mesh's {devices} devices must divide {name}, got {size}")
+        self._new = False  # Whether the directory had no configuration before.
         self._tasks: dict[tuple[str, int], Task] = {}
         self._provenance: dict[str, Any] = {"tasks": {}, "wall_seconds": {}}
 
@@ -53,15 +57,27 @@ class Study:
 
         Raises:
           RefusedError: another configuration made it, or another process is writing to it.
+          DamagedError: its configuration or provenance cannot be read.
           OSError: it cannot be written to.
         """
         with contextlib.ExitStack() as held:
             processes.from_first(lambda: self._claim(held))
-            yield self
+            try:
+                yield self
+            except (DataError, RefusedError):
+                if processes.is_first():
+                    self._give_back()
+                raise
+
+    def _give_back(self) -> None:
+        """Leaves a new directory as it was: what is refused must not be in a correction's way."""
+        if self._new and not any(self.directory.glob("*.csv")):
+            for name in ("config.json", "provenance.json"):
+                (self.directory / name).unlink(missing_ok=True)
 
     def _claim(self, held: contextlib.ExitStack) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        lock = held.enter_context((self.directory / ".lock").open("w"))
+        lock = held.enter_context((self.directory / ".lock").open("wb"))
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -69,7 +85,7 @@ class Study:
         path = self.directory / "config.json"
         asked = configuration.as_json(self.config)
         if path.exists():
-            recorded = configuration.completed(json.loads(path.read_text()))
+            recorded = configuration.completed(records.read_json(path))
             differing = configuration.differences(recorded, asked)
             if differing:
                 raise RefusedError(
@@ -78,9 +94,15 @@ class Study:
         elif any(self.directory.glob("*.csv")):
             raise RefusedError(f"{self.directory} holds records of a run without its config.json")
         else:
+            self._new = True
             records.write_json(path, asked)
         path = self.directory / "provenance.json"
-        self._provenance |= json.loads(path.read_text()) if path.exists() else {}
+        if not path.exists() and any(self.directory.glob("*.csv")):
+            raise RefusedError(
+                f"{self.directory} holds records of a run without its provenance.json, "
+                "which says from what texts they are: put it back"
+            )
+        self._provenance |= records.read_json(path)
         commit = _commit()
         # A directory may be continued by later code: all that wrote to it, in order.
         before = self._provenance.get("commits", [self._provenance.get("commit", commit)])
@@ -119,11 +141,37 @@ class Study:
     def task(self, name: str, seed: int) -> Task:
         """The task at a seed; made once a process."""
         if (name, seed) not in self._tasks:
-            with self._timed(f"text and model, {name}"):
-                self._tasks[name, seed] = make_task(name, self.config, seed)
-            self._provenance["tasks"].setdefault(name, {}).update(self._tasks[name, seed].about)
+            with (
+                self._timed(f"text and model, {name}"),
+                self.watch.doing(f"{name}: text and model"),
+            ):
+                made = make_task(name, self.config, seed)
+            processes.from_first(lambda: self._check_belongs(made))
+            self._tasks[name, seed] = made
+            self._provenance["tasks"].setdefault(name, {}).update(made.about)
             self._write_provenance()
         return self._tasks[name, seed]
+
+    def _check_belongs(self, task: Task) -> None:
+        """Raises if what the directory was made from is not what is there now.
+
+        What an earlier version did not record is taken for the same.
+        """
+        recorded = self._provenance["tasks"].get(task.name, {})
+        differing = [
+            key for key in BELONGS if key in recorded and recorded[key] != task.about.get(key)
+        ]
+        if "checksum" in differing and "tokens_checksum" in differing:
+            differing.remove("tokens_checksum")  # Other texts are other tokens.
+        if differing:
+            words = (
+                f"{BELONGS[k]} {recorded[k]:.12} (here {task.about.get(k, 'none'):.12})"
+                for k in differing
+            )
+            raise RefusedError(
+                f"{self.directory} was made from other files of {task.name}, though under the same "
+                f"names: {', '.join(words)}; put them back, or choose another --out"
+            )
 
     def start(self, task: Task) -> Any:
         """Where every run of a task and seed starts: the model warmed up, once for all of them."""
@@ -205,8 +253,8 @@ def with_micro_batch(
     if config.micro_batch_size is not None:
         return config
     path = directory / "config.json"
-    recorded = processes.from_first(lambda: json.loads(path.read_text()) if path.exists() else {})
-    if recorded:
+    recorded = processes.from_first(lambda: records.read_json(path))
+    if recorded.get("micro_batch_size"):
         return dataclasses.replace(config, micro_batch_size=recorded["micro_batch_size"])
     try:
         return plan.complete(config, names, layout)

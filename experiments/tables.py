@@ -1,10 +1,8 @@
 """The tables of a report, made of a run's records, and the numbers in them."""
 
 import dataclasses
-import json
 import math
 from pathlib import Path
-from typing import Any
 
 from experiments import algorithms, anatomy_records, claims, paper, records
 
@@ -39,8 +37,8 @@ class Run:
         anatomy = any((directory / t.FILE).exists() for t in anatomy_records.TABLES)
         if not self.rows and not anatomy:
             raise ValueError(f"{directory}: no records to report; has a run been made here?")
-        self.config = _load(directory / "config.json")
-        self.provenance = _load(directory / "provenance.json")
+        self.config = records.read_json(directory / "config.json")
+        self.provenance = records.read_json(directory / "provenance.json")
         # What the configuration compares, and with what a trajectory measures besides.
         self.algorithms = algorithms.in_order(self.config.get("algorithms", paper.ALGORITHMS))
         measured = (row.algorithm for row in self.tables[records.Sharpness])
@@ -61,10 +59,6 @@ class Run:
     def convergence_tasks(self) -> list[str]:
         present = {row.task for row in self.tables[records.Convergence]}
         return [task for task in paper.TASKS if task in present]
-
-
-def _load(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def number(value: float, digits: int = 3) -> str:

@@ -1,6 +1,8 @@
 """A task: text, tokenizer and model made into a loss, a starting point and batches."""
 
 import dataclasses
+import hashlib
+import json
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +18,11 @@ from sharpjax import models
 from sharpjax.models.losses import init_params
 
 Batches = dict[str, np.ndarray]
+FAMILIES = {
+    "translation": models.T5,
+    "mlm": models.RobertaForMaskedLM,
+    "causal": models.GPT2,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +81,7 @@ def make_task(name: str, config: Config, seed: int) -> Task:
       DataError: text, tokenizer or checkpoint that cannot be used, or do not fit each other.
       OSError: a checkpoint that cannot be read.
     """
-    about = getattr(config, name)
+    about: TaskConfig = getattr(config, name)
     needed = config.examples + (config.warmup_examples if config.warmup_steps else 0)
     kind = "translation" if name == "translation" else "text"
     corpus = load_corpus(about.corpus, kind, needed)
@@ -83,11 +90,16 @@ def make_task(name: str, config: Config, seed: int) -> Task:
     if about.tokenizer == "trained":
         texts = study.texts if kind == "text" else (*study.english, *study.french)
         style = "roberta" if kind == "text" else "t5"  # Byte level suits a GPT-2 too.
-        tokenizer = tokenization.train_tokenizer(texts, about.vocab_size, style)
+        try:
+            tokenizer = tokenization.train_tokenizer(texts, about.vocab_size, style)
+        except ValueError as error:
+            raise DataError(f"{name}.vocab_size: {error}") from error
         tokenizer_name = f"trained on the study's texts, {len(tokenizer)} tokens"
     else:
         tokenizer = tokenization.load_tokenizer(about.tokenizer)
         tokenizer_name = about.tokenizer
+
+    _check_lengths(name, about, tokenizer)
 
     def encode(rows) -> Batches:
         if kind == "text":
@@ -100,16 +112,21 @@ def make_task(name: str, config: Config, seed: int) -> Task:
         )
 
     examples = encode(study)
-    if name == "mlm":  # Masks are drawn once, before training.
+    encoded = {"checksum": study.checksum, "tokens_checksum": _checksum(examples, tokenizer)}
+    warmup_rows = None
+    if config.warmup_steps:
+        warmup = corpus.rows(config.examples, config.warmup_examples)
+        encoded["warmup_checksum"] = warmup.checksum
+        warmup_rows = encode(warmup)
+    if name == "mlm":
+        for rows, first in ((examples, 0), (warmup_rows, config.examples)):
+            if rows is not None:
+                _check_maskable(corpus.name, rows, tokenizer, first)
+        # Masks are drawn once, before training.
         draw = rng(seed, name, "masks")
         examples = tokenization.mask_tokens(**_ids(examples), tokenizer=tokenizer, rng=draw)
     chosen = rng(seed, name, "test").permutation(config.examples)[: config.test_examples]
     test = {k: _split(v[np.sort(chosen)], config.micro_batch_size) for k, v in examples.items()}
-    warmup_rows = (
-        encode(corpus.rows(config.examples, config.warmup_examples))
-        if config.warmup_steps
-        else None
-    )
 
     model, params = initial_model(name, about, seed)
     if len(tokenizer) > model.config.vocab_size:
@@ -132,7 +149,8 @@ def make_task(name: str, config: Config, seed: int) -> Task:
         tokenizer=tokenizer,
         about={
             "corpus": corpus.name,
-            "checksum": study.checksum,
+            **encoded,
+            **({"checkpoint_checksum": _checksum(params)} if about.checkpoint else {}),
             "examples": config.examples,
             "tokenizer": tokenizer_name,
             "model": about.checkpoint or f"{type(model).__name__} made from the configuration",
@@ -199,17 +217,75 @@ def initial_model(name: str, about: TaskConfig, seed: int) -> tuple[Any, Any]:
     """The Flax module of a task and its parameters at a seed, before any warm-up.
 
     Raises:
-      DataError: a checkpoint that cannot be used.
+      DataError: a checkpoint that cannot be used, or of another family than the task's.
       OSError: a checkpoint that cannot be read.
     """
     if about.checkpoint:
-        try:
-            return models.load_pretrained(about.checkpoint)
-        except (ValueError, FileNotFoundError) as error:
-            raise DataError(f"{name}: {error}") from error
+        model, params = _load_pretrained(name, about.checkpoint)
+        if not isinstance(model, FAMILIES[name]):
+            raise DataError(
+                f"{name}.checkpoint: {about.checkpoint} holds a {type(model).__name__}, "
+                f"the task needs a {FAMILIES[name].__name__}"
+            )
+        return model, params
     model = make_model(name, about)
     key = jax.random.key(int(rng(seed, name, "initial").integers(2**31)))
     return model, init_params(model, key)
+
+
+def _load_pretrained(name: str, checkpoint: str) -> tuple[Any, Any]:
+    try:
+        return models.load_pretrained(checkpoint)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            raise DataError(f"{name}.checkpoint: {error}") from error
+        raise
+    except Exception as error:  # A configuration makes Flax and JAX fail in any way.
+        known = checkpoint in str(error)
+        what = str(error) if known else f"{checkpoint}/config.json makes no model ({error})"
+        raise DataError(f"{name}.checkpoint: {what}") from error
+
+
+def _check_lengths(name: str, about: TaskConfig, tokenizer: Any) -> None:
+    """Raises a DataError if a length leaves no room for one token of the text."""
+    special = tokenizer.num_special_tokens_to_add()
+    least = {"length": special + 1}
+    if name == "translation":
+        prompt = len(tokenizer(tokenization.PROMPT)["input_ids"])  # Its end-of-text token included.
+        least = {"length": prompt + 1, "target_length": special + 1}
+    elif name == "causal":  # Something must be next.
+        least = {"length": max(special + 1, 2)}
+    for field, size in least.items():
+        if getattr(about, field) < size:
+            raise DataError(
+                f"{name}.{field} must be at least {size} with this tokenizer, "
+                f"got {getattr(about, field)}"
+            )
+
+
+def _check_maskable(corpus: str, rows: Batches, tokenizer: Any, first: int) -> None:
+    """Raises a DataError for a row without a token to mask, before a warm-up comes upon it."""
+    try:
+        empty = tokenization.rows_without_text(**_ids(rows), tokenizer=tokenizer)
+    except ValueError as error:
+        raise DataError(f"mlm.tokenizer: {error}") from error
+    if len(empty):
+        raise DataError(
+            f"{corpus}: row {first + empty[0]} has no token to mask "
+            f"({len(empty)} of {len(rows['input_ids'])} rows)"
+        )
+
+
+def _checksum(tree: Any, tokenizer: Any = None) -> str:
+    """SHA-256 of arrays, and of what masks are drawn from: 64 hex digits."""
+    digest = hashlib.sha256()
+    if tokenizer is not None:
+        digest.update(json.dumps([len(tokenizer), sorted(tokenizer.all_special_ids)]).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        leaf = np.ascontiguousarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
+        digest.update(leaf.data)
+    return digest.hexdigest()
 
 
 def _start(checkpoint: str, warmup_steps: int) -> str:

@@ -166,6 +166,26 @@ def encode_translation(
     return {**source, "labels": labels}
 
 
+def rows_without_text(
+    ids: np.ndarray, attention_mask: np.ndarray, tokenizer: PreTrainedTokenizerBase
+) -> np.ndarray:
+    """The rows, ascending, in which `mask_tokens` finds no token to mask.
+
+    Raises:
+      ValueError: a tokenizer without a mask token.
+    """
+    return np.flatnonzero(~_maskable(ids, attention_mask, tokenizer).any(axis=1))
+
+
+def _maskable(ids, attention_mask, tokenizer) -> np.ndarray:
+    """Which tokens are neither special nor padding, bool [rows, length]."""
+    if tokenizer.mask_token_id is None:
+        raise ValueError("the tokenizer has no mask token: masking needs a RoBERTa-style one")
+    special = np.zeros(max(len(tokenizer), int(ids.max(initial=0)) + 1), bool)
+    special[tokenizer.all_special_ids] = True
+    return (attention_mask != 0) & ~special[ids]
+
+
 def mask_tokens(
     ids: np.ndarray,
     attention_mask: np.ndarray,
@@ -187,14 +207,10 @@ def mask_tokens(
       DataError: a row with no token to mask.
       ValueError: a tokenizer without a mask token, or a probability outside [0, 1].
     """
-    if tokenizer.mask_token_id is None:
-        raise ValueError("the tokenizer has no mask token: masking needs a RoBERTa-style one")
     if not 0 <= probability <= 1:
         raise ValueError(f"the masking probability must lie in [0, 1], got {probability}")
     ids, attention_mask = np.asarray(ids, np.int32), np.asarray(attention_mask, np.int32)
-    special = np.zeros(max(len(tokenizer), int(ids.max(initial=0)) + 1), bool)
-    special[tokenizer.all_special_ids] = True
-    eligible = (attention_mask != 0) & ~special[ids]
+    eligible = _maskable(ids, attention_mask, tokenizer)
     empty = np.flatnonzero(~eligible.any(axis=1))
     if len(empty):
         raise DataError(f"row {empty[0]}: no token to mask ({len(empty)} of {len(ids)} rows)")

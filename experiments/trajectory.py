@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +15,12 @@ import orbax.checkpoint as ocp
 
 import sharpjax
 from experiments import processes
+from experiments.errors import DamagedError
 from experiments.layout import Layout, one_device
 from experiments.watch import Interrupted, Watch
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every save.
+# Orbax tells of every save, and of a failure on many lines; `_told` says it on one.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 class Updates(Mapping):
@@ -80,6 +83,7 @@ def train(
     observe: Callable[[Step], bool | None] = lambda step: None,
     flush: Callable[[], None] = lambda: None,
     checkpoint_every: int = 1,
+    kinds: Mapping[int, str] | None = None,
     dropout_key: jax.Array | None = None,
     layout: Layout | None = None,
 ) -> Any:
@@ -101,6 +105,7 @@ def train(
       observe: Called at every step before the update; a true answer ends the training there.
       flush: Called before a checkpoint is made: all that was observed must be recorded by then.
       checkpoint_every: Steps between checkpoints; one is made at the end too.
+      kinds: What the steps do that do more than train, by their numbers; for the time left.
       dropout_key: Folded with the step; None trains without dropout.
       layout: Where parameters, states and batches lie; None is one device.
 
@@ -109,6 +114,7 @@ def train(
 
     Raises:
       Interrupted: it was asked to stop; a checkpoint of the last whole step has been made.
+      DamagedError: a checkpoint that cannot be written or read; it is named with what to do.
     """
     layout = layout or one_device()
     programs = make_programs(transformation, loss_fn, layout, select)
@@ -118,7 +124,8 @@ def train(
         start = processes.from_first(lambda: manager.latest_step() or 0) if manager else 0
         if start:
             like = jax.tree.map(ocp.utils.to_shape_dtype_struct, {"params": params, "state": state})
-            restored = manager.restore(start, args=ocp.args.StandardRestore(like))
+            with _told(directory, start, _UNREADABLE):
+                restored = manager.restore(start, args=ocp.args.StandardRestore(like))
             params, state = restored["params"], restored["state"]
         if start >= steps:
             return layout.gather(params)
@@ -129,10 +136,11 @@ def train(
             flush()
             if manager and number > saved:
                 tree = {"params": params, "state": state}
-                manager.save(number, args=ocp.args.StandardSave(tree))
+                with _told(directory, number, _UNWRITTEN):
+                    manager.save(number, args=ocp.args.StandardSave(tree))
                 saved = number
 
-        with watch.stage(name, steps, start) as stage:
+        with watch.stage(name, steps, start, kinds) as stage:
             for number, batch in zip(range(start + 1, steps + 1), batches(start), strict=False):
                 key = None if dropout_key is None else jax.random.fold_in(dropout_key, number)
                 batch = layout.place_batch(batch)
@@ -234,6 +242,37 @@ def mean_loss(loss_fn: Callable, params: Any, batch: Any, key: Any) -> jax.Array
         return loss_fn(params, micro_batch, own)
 
     return jax.lax.map(one, (jnp.arange(count), batch)).mean()
+
+
+_UNREADABLE = (
+    "cannot be read ({}): put a whole copy of it back, or delete it, and the same command makes "
+    "it anew and keeps all records"
+)
+_UNWRITTEN = (
+    "could not be written ({}): make room there or make it writable, and the same command "
+    "continues from the checkpoint before; all records are kept"
+)
+
+
+@contextlib.contextmanager
+def _told(directory: Path, step: int, words: str) -> Iterator[None]:
+    """Whatever a checkpoint fails with, as one line; Orbax's errors have no common base."""
+    try:
+        yield
+    except Exception as error:
+        line = " ".join(str(error).split()) or type(error).__name__
+        # TensorStore tells its whole way down, and the system's reason last.
+        reason = re.sub(r" \[(?:tensorstore_spec|os_error_code|source locations)=.*", "", line)
+        reason = reason.rpartition('": ')[2].strip() or line
+        place = directory / str(step)
+        raise DamagedError(f"the checkpoint {place} {words.format(reason[:200])}") from error
+
+
+def latest_step(directory: Path) -> int:
+    """The step of the newest checkpoint in a directory; 0 without one."""
+    if not directory.is_dir():
+        return 0
+    return max((int(p.name) for p in directory.iterdir() if p.name.isdecimal()), default=0)
 
 
 @contextlib.contextmanager

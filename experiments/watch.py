@@ -1,34 +1,44 @@
 """What the person at the terminal sees of a long run, and how Ctrl-C ends it."""
 
 import contextlib
+import dataclasses
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-LOG_SECONDS = 20.0  # Between two lines of one stage in a log.
+LOG_SECONDS = 20.0  # Between two lines of one stage's steps in a log.
+# After so long without a line, a log is told what goes on. A thread looks every second, so that no
+# half minute passes without one.
+QUIET_SECONDS = 27.0
+STEP = "step"
 
 
 class Interrupted(Exception):
     """The run was asked to stop and has stopped after a whole step."""
 
 
+@dataclasses.dataclass
+class _Activity:
+    name: str
+    started: float
+
+
 class Watch:
     """Bars on a terminal, plain lines in a log; one Ctrl-C asks to stop, a second insists."""
 
-    def __init__(self, console: Console | None = None):
+    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic):
         self.console = console or Console(stderr=True)
+        self.clock = clock
         self.stopping = False
+        self._activities: list[_Activity] = []  # The innermost last.
+        self._stage: Stage | None = None
+        self._spoke = clock()
 
     @contextlib.contextmanager
     def listening(self) -> Iterator["Watch"]:
@@ -49,49 +59,169 @@ class Watch:
 
     def say(self, line: str) -> None:
         """One plain line."""
+        self._spoke = self.clock()
         if self.console.is_terminal:
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
         else:
             print(line, file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
-    def stage(self, name: str, total: int, done: int = 0) -> Iterator["Stage"]:
-        """A stage of `total` steps, of which `done` were there before."""
-        started = time.monotonic()
+    def doing(self, what: str) -> Iterator[None]:
+        """Names what goes on: a bar shows it; where there is none, a line does each half minute."""
+        with self._active(what):
+            yield
+
+    @contextlib.contextmanager
+    def stage(
+        self, name: str, total: int, done: int = 0, kinds: Mapping[int, str] | None = None
+    ) -> Iterator["Stage"]:
+        """A stage of `total` steps, of which `done` were there before.
+
+        Args:
+          name: What it is called.
+          total: The number of its last step.
+          done: The number of the last step that was there before.
+          kinds: What each step is that is not like most: the time left counts every kind by itself.
+        """
+        started = self.clock()
         resumed = f", from step {done}" if done else ""
-        if not self.console.is_terminal:
-            self.say(f"{name}: {total} steps{resumed}")
-            yield Stage(self, name, total, done, None)
-            self.say(f"{name}: {time.monotonic() - started:.1f} s")
+        with contextlib.ExitStack() as held:
+            if self.console.is_terminal:
+                columns = (
+                    TextColumn("{task.description}"),
+                    BarColumn(),
+                    MofNCompleteColumn(),
+                    TimeElapsedColumn(),
+                    TextColumn("{task.fields[note]}"),
+                )
+                progress = held.enter_context(Progress(*columns, console=self.console))
+                progress.add_task(name, total=total, completed=done, note="")
+            else:
+                progress = None
+                self.say(f"{name}: {total} steps{resumed}")
+            activity = held.enter_context(self._active(f"{name}: step {done + 1}/{total}"))
+            self._stage = Stage(self, name, total, done, kinds or {}, activity, progress)
+            try:
+                yield self._stage
+            finally:
+                self._stage = None
+        if progress is None:
+            self.say(f"{name}: {self.clock() - started:.1f} s")
+
+    def remind(self) -> None:
+        """Says what goes on, if no bar shows it and nothing was said for a while."""
+        now, activities = self.clock(), tuple(self._activities)
+        shown = self._stage is not None and self._stage.progress is not None
+        if shown or not activities or now - self._spoke < QUIET_SECONDS:
             return
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-        )
-        with Progress(*columns, console=self.console) as progress:
-            progress.add_task(name, total=total, completed=done, note="")
-            yield Stage(self, name, total, done, progress)
+        names = ", ".join(activity.name for activity in activities)
+        self.say(f"{names}, {duration(now - activities[-1].started)} so far")
+
+    @contextlib.contextmanager
+    def _active(self, name: str) -> Iterator[_Activity]:
+        activity = _Activity(name, self.clock())
+        if not self._activities:
+            self._spoke = activity.started  # Before it, nothing was to be said.
+        with self._reminded():
+            self._activities.append(activity)
+            self._show()
+            try:
+                yield activity
+            finally:
+                self._activities.remove(activity)
+                self._show()
+
+    @contextlib.contextmanager
+    def _reminded(self) -> Iterator[None]:
+        """A thread that reminds, for as long as anything goes on: what is long blocks this one."""
+        if self._activities:
+            yield
+            return
+        ended = threading.Event()
+
+        def look() -> None:
+            while not ended.wait(1.0):
+                self.remind()
+
+        thread = threading.Thread(target=look, name="reminder", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _show(self) -> None:
+        if self._stage is not None:
+            self._stage.show(", ".join(activity.name for activity in self._activities[1:]))
 
 
 class Stage:
     """Reports the steps of one stage."""
 
-    def __init__(self, watch, name, total, done, progress):
-        self.watch, self.name, self.total, self.progress = watch, name, total, progress
-        self.first, self.started, self.logged = done, time.monotonic(), time.monotonic()
+    def __init__(
+        self,
+        watch: Watch,
+        name: str,
+        total: int,
+        done: int,
+        kinds: Mapping[int, str],
+        activity: _Activity,
+        progress: Progress | None,
+    ):
+        self.watch, self.name, self.total, self.kinds = watch, name, total, kinds
+        self.activity, self.progress, self.note = activity, progress, ""
+        self.first = done
+        self.started = self.ended = self.logged = watch.clock()
+        special = Counter(kind for number, kind in kinds.items() if done < number <= total)
+        self.ahead = special + Counter({STEP: total - done - special.total()})
+        self.took: dict[str, list[float]] = {}
 
     def step(self, number: int, loss: float) -> None:
         """Step `number` (from 1) is done at this training loss."""
-        elapsed = time.monotonic() - self.started
-        rate = (number - self.first) / elapsed if elapsed else 0.0
-        note = f"loss {loss:.4f}, {rate:.2g} steps/s"
+        now, kind = self.watch.clock(), self.kinds.get(number, STEP)
+        self.took.setdefault(kind, []).append(now - self.ended)
+        self.ahead[kind] -= 1
+        self.ended = self.activity.started = now
+        coming = (
+            f"{self.name}: step {number + 1}/{self.total}" if number < self.total else self.name
+        )
+        kind = self.kinds.get(number + 1)
+        self.activity.name = f"{coming} ({kind})" if kind else coming
+        rate = (number - self.first) / (now - self.started) if now > self.started else 0.0
+        self.note = f"loss {loss:.4f}, {rate:.2g} steps/s, {self.left()}"
         if self.progress is not None:
-            self.progress.update(self.progress.task_ids[0], completed=number, note=note)
-        elif time.monotonic() - self.logged > LOG_SECONDS:
-            self.logged = time.monotonic()
-            left = (self.total - number) / rate if rate else float("inf")
-            self.watch.say(f"{self.name}: step {number}/{self.total}, {note}, {left:.0f} s left")
+            self.progress.update(self.progress.task_ids[0], completed=number, note=self.note)
+        elif now - self.logged > LOG_SECONDS:
+            self.logged = now
+            self.watch.say(f"{self.name}: step {number}/{self.total}, {self.note}")
+
+    def left(self) -> str:
+        """What is known of the time left: each kind of step takes what it took before.
+
+        The first of a kind compiles. It says at most how long the others take, and where there are
+        many of them, as of plain steps, nothing.
+        """
+        total, at_most = 0.0, False
+        for kind, count in self.ahead.items():
+            if count <= 0:
+                continue
+            took = self.took.get(kind, [])
+            if not took or (kind == STEP and len(took) == 1):
+                return f"time left not known before {'another' if took else 'the first'} {kind}"
+            at_most |= len(took) == 1
+            total += count * (took[0] if len(took) == 1 else sum(took[1:]) / (len(took) - 1))
+        return f"{'at most ' * at_most}{duration(total)} left"
+
+    def show(self, what: str) -> None:
+        """On a bar: what goes on within the step."""
+        if self.progress is not None:
+            note = ", ".join(filter(None, (self.note, what)))
+            self.progress.update(self.progress.task_ids[0], note=note)
+
+
+def duration(seconds: float) -> str:
+    """As people say it: 45 s, 12 min, 3.4 h."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,8 +1,8 @@
 """Directional sharpness of optimizers, and coordinate-wise clipping to flatten it.
 
-What is here needs jax and optax. Imported apart: `sharpjax.models` (extra `models`: Flax T5, RoBERTa
-and GPT-2), `sharpjax.plot` (extra `plot`) and `sharpjax.report` (extra `report`); statistics,
-loggers and the parts that optimizers are made of are in their modules.
+What is here needs jax and optax alone. `sharpjax.models` (Flax T5, RoBERTa and GPT-2), `sharpjax.plot`
+and `sharpjax.report` need the extra of their name and are imported apart; statistics, loggers and
+what optimizers are made of are in modules of their own.
 """
 
 from sharpjax.anatomy import BlockSharpness, SharpnessByRank, block_sharpness, sharpness_by_rank

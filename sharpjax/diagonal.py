@@ -1,6 +1,5 @@
 """The Hessian's diagonal, everywhere, by random probes."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -117,31 +116,3 @@ def _diagonal(objective: Objective, key, at, *, probes) -> HessianDiagonal:
 def random_signs(key: jax.Array, like: Any) -> Any:
     """A tree of independent ±1, leaf by leaf, with the shardings of `like`."""
     return optax.tree.random_like(key, like, signs)
-
-
-def import_matfree() -> Any:
-    """The package matfree, or an ImportError that says how to get it."""
-    try:
-        import matfree
-        import matfree.decomp
-        import matfree.stochtrace
-    except ImportError as error:
-        raise ImportError(
-            "this estimator needs matfree: pip install 'sharpjax[anatomy]'"
-        ) from error
-    return matfree
-
-
-def mean_product(loss_fn: Callable, params: Any, batches: Any, extra: tuple) -> Callable:
-    """The product v -> Hv of the mean loss over micro-batches, to be traced; in one's memory."""
-    count = jax.tree.leaves(batches)[0].shape[0]
-
-    def product(v):
-        def add(total, batch):
-            gradient = jax.grad(lambda p: loss_fn(p, batch, *extra))
-            return jax.tree.map(jnp.add, total, jax.jvp(gradient, (params,), (v,))[1]), None
-
-        total, _ = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, v), batches)
-        return jax.tree.map(lambda x: x / count, total)
-
-    return product

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from sharpjax._arguments import join
-from sharpjax._legacy import check as _check  # noqa: F401 For those that have not moved.
 from sharpjax._line_search import LARGEST, SMALLEST, Line, search
 from sharpjax.objective import (
     LossFn,

@@ -16,7 +16,7 @@ from experiments import (
 )
 from experiments import anatomy_records as rows
 from experiments.__main__ import main
-from experiments.instruments import Options
+from experiments.options import Options
 from experiments.places import KINDS, place_of
 from experiments.study import Study
 from experiments.watch import Interrupted, Watch

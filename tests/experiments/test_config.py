@@ -33,7 +33,7 @@ def test_the_papers_preset_has_its_numbers():
         ("measured_batches", 5, "measured_batches must be at most the 4 batches"),
         ("measured_epochs", (1, 3), r"measured_epochs must lie in \[1, 2\], got \(1, 3\)"),
         ("measured_epochs", (), "measured_epochs must lie in"),
-        ("landscape_points", 2, "landscape_points must be at least 3, got 2"),
+        ("landscape_points", 2, "landscape_points must lie in .3, 1000., got 2"),
         ("chunk", 0, "chunk must be at least 1 or None, got 0"),
         ("warmup_steps", -1, "warmup_steps must not be negative, got -1"),
         ("warmup_examples", 4, "warmup_examples must be at least warmup_batch_size .8., got 4"),

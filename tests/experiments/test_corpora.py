@@ -1,3 +1,4 @@
+import gzip
 import hashlib
 import json
 from pathlib import Path
@@ -122,7 +123,7 @@ def test_truncated_and_unreadable_files(tmp_path, suffix):
     path = write(tmp_path / f"a{suffix}", "text", TEXTS)
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(
-        DataError, match=rf"a{suffix}: (unreadable parquet|row 11 is not JSON)"
+        DataError, match=rf"a{suffix}: unreadable (parquet|JSON) file .*(in row 11)?"
     ) as e:
         load_corpus(str(path), "text")
     one_line(e)
@@ -147,19 +148,96 @@ def test_a_corrupt_page_inside_a_parquet_file(tmp_path):
 def test_rows_that_are_not_objects(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "a"}\n[1]\n')
-    with pytest.raises(DataError, match="no column 'text' among none in row 1"):
+    with pytest.raises(DataError, match=r"a\.jsonl: unreadable JSON file"):
         load_corpus(str(path), "text")
+    path.write_text('{"text": "a"}\n{"id": 1}\n')
+    with pytest.raises(DataError, match="column 'text' has no text in row 1"):
+        load_corpus(str(path), "text").rows(0, 2)
+
+
+def test_json_as_people_have_it(tmp_path):
+    """A byte-order mark, blank lines, an array, compression: the same rows in the same order."""
+    lines = write(tmp_path / "a.jsonl", "text", TEXTS).read_bytes()
+    rows = [json.loads(line) for line in lines.splitlines()]
+    contents = {
+        "mark.jsonl": b"\xef\xbb\xbf" + lines,
+        "blank.jsonl": b"\n\n" + lines.replace(b"\n", b"\n  \n\n"),
+        "windows.jsonl": lines.replace(b"\n", b"\r\n"),
+        "lines.json": lines,
+        "array.json": json.dumps(rows, indent=1).encode(),
+        "packed.jsonl.gz": gzip.compress(lines),
+        "packed.json.gz": gzip.compress(json.dumps(rows).encode()),
+    }
+    for name, content in contents.items():
+        path = tmp_path / "in" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        corpus = load_corpus(str(path), "text")
+        assert corpus.name == f"in/{name}" and corpus.texts == tuple(TEXTS), name
+        assert load_corpus(str(path), "text", count=5).texts == tuple(TEXTS[:5]), name
+
+
+def test_a_folder_of_several_files(tmp_path, suffix):
+    for name, texts in {"part-1": TEXTS[:5], "part-0": TEXTS[5:]}.items():
+        write(tmp_path / f"{name}{suffix}", "text", texts)
+    (tmp_path / "dataset_info.json").write_text("{}")
+    corpus = load_corpus(str(tmp_path), "text")
+    assert corpus.texts == (*TEXTS[5:], *TEXTS[:5])  # In the order of their names.
+    assert corpus.name == f"{tmp_path.name} (2 files)"
+    assert load_corpus(str(tmp_path), "text", count=9).texts == corpus.texts[:9]
+    # Split by the files' names, the training texts alone are taken.
+    write(tmp_path / f"train-00000{suffix}", "text", TEXTS[:3])
+    write(tmp_path / f"test-00000{suffix}", "text", TEXTS[3:])
+    assert load_corpus(str(tmp_path), "text").texts == tuple(TEXTS[:3])
+
+
+def test_a_folder_without_training_texts(tmp_path):
+    with pytest.raises(DataError, match=r"no text to train on \(none in it\)"):
+        load_corpus(str(tmp_path), "text")
+    for name in ("test", "validation"):
+        write(tmp_path / f"{name}.jsonl", "text", TEXTS)
+    with pytest.raises(DataError, match="none of its 2 files is of the train split"):
+        load_corpus(str(tmp_path), "text")
+
+
+def test_a_path_may_hold_any_sign(tmp_path, suffix):
+    folder = tmp_path / "C# [1]* ?é"
+    folder.mkdir()
+    path = write(folder / f"a#b{suffix}", "text", TEXTS)
+    for source in (path, folder):
+        assert load_corpus(str(source), "text").texts == tuple(TEXTS)
+    # After the path's own, a "#" still names the column.
+    other = write(folder / f"c#d{suffix}", "review", TEXTS)
+    assert load_corpus(f"{other}#review", "text").texts == tuple(TEXTS)
+    with pytest.raises(DataError, match="no column 'x' among id, review"):
+        load_corpus(f"{other}#x", "text")
+
+
+def test_half_a_surrogate_pair_is_named_with_its_row(tmp_path):
+    lines = [json.dumps({"text": text}) for text in TEXTS]
+    lines[7] = '{"text": "half \\ud83d of it"}'
+    (tmp_path / "a.jsonl").write_text("\n".join(lines) + "\n")
+    with pytest.raises(DataError, match=r"a\.jsonl: .*surrogate pair .* in row 7") as error:
+        load_corpus(str(tmp_path / "a.jsonl"), "text")
+    one_line(error)
+    corpus = Corpus("x", "text", (("a", "b\udc3dc"),), first_row=40)
+    assert corpus.rows(0, 1).texts == ("a",)
+    with pytest.raises(DataError, match="'text' has half of a surrogate pair in row 41") as error:
+        corpus.rows(0, 2)
+    one_line(error).encode("utf-8")
+
+
+def test_the_embedded_corpus_has_an_end():
+    with pytest.raises(DataError, match=r"embedded: 1000000000000 rows .* 1048576 at most"):
+        load_corpus("embedded", "text", count=10**12)
 
 
 def test_unknown_sources(tmp_path):
-    write(tmp_path / "a.jsonl", "text", TEXTS)
-    write(tmp_path / "b.jsonl", "text", TEXTS)
     (tmp_path / "c.csv").write_text("text\n")
     for source, message in {
-        "nowhere": "neither 'embedded', nor a file, nor a hub id",
+        "nowhere": "neither 'embedded', nor a file here, nor a hub id",
         str(tmp_path / "none.parquet"): "no such file",
-        str(tmp_path / "c.csv"): r"ends in \.parquet or \.jsonl",
-        str(tmp_path): "holds 2 parquet or JSONL files, need exactly 1",
+        str(tmp_path / "c.csv"): r"ends in one of \.parquet, \.jsonl",
     }.items():
         with pytest.raises(DataError, match=message) as error:
             load_corpus(source, "text")

@@ -176,7 +176,7 @@ def test_the_command_prints_what_fits():
         (["--model", "t5-tiny"], "model must be one of t5-small, .*, got 't5-tiny'"),
         (["--model", "gpt2"], "for translation, got 'gpt2'"),
         (["--mesh", "rows=2"], "mesh must be written as data=4,fsdp=2, got 'rows=2'"),
-        (["--device-memory", "0"], "device_memory must be positive, got 0"),
+        (["--device-memory", "0"], "device_memory must be positive and finite, got 0"),
     ],
 )
 def test_bad_values_are_one_line_and_exit_code_2(words, message, capsys, monkeypatch):

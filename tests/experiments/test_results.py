@@ -1,8 +1,11 @@
 """The committed documents say what the committed records say; and the blocks, on synthetic ones."""
 
 import dataclasses
+import errno
 import json
+import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -172,3 +175,78 @@ def test_the_command_fills_documents_in_place(sources, tmp_path, capsys):
     path.write_text("<!-- end -->")
     assert main(words) == 2
     assert capsys.readouterr().err.startswith("error: ") and path.read_text() == "<!-- end -->"
+
+
+FILLED = (
+    "Held: <!-- held -->1 of 2<!-- end -->.\n\n<!-- control-costs rate -->\n\nA\n\n<!-- end -->\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("main_folder", "ablation", "message"),
+    [
+        ("nowhere", "ablation", "nowhere: no records"),
+        ("empty", "ablation", "empty: no records"),
+        ("small", "nowhere", "nowhere: no folder in it holds records"),
+        ("small", "empty", "empty: no folder in it holds records"),
+        # Records that are there, but not all: the control beside them is not.
+        ("alone/small", "ablation", "<!-- control-costs rate -->: its records are not there"),
+    ],
+)
+def test_a_document_is_never_blanked(main_folder, ablation, message, sources, tmp_path, capsys):
+    root = tmp_path / "run"
+    shutil.copytree(sources.root, root)
+    shutil.copytree(root / "small", root / "alone" / "small")
+    (root / "empty").mkdir()
+    first, second = tmp_path / "A.md", tmp_path / "B.md"
+    first.write_text("Held: <!-- held --> <!-- end -->.\n")
+    second.write_text(FILLED)
+    words = ["--main", str(root / main_folder), "--ablation", str(root / ablation)]
+    assert main(["results", str(first), str(second), *words]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and message in said
+    assert first.read_text().endswith("<!-- end -->.\n") and second.read_text() == FILLED
+    # What was never filled may say that it is not run yet.
+    second.write_text("<!-- control-costs elsewhere -->\n<!-- end -->\n")
+    assert main(["results", str(first), str(second), "--main", str(root / "small")]) == 0
+    assert "*Not run yet.*" in second.read_text()
+
+
+def test_a_document_is_written_whole_or_not_at_all(sources, tmp_path, capsys, monkeypatch):
+    path = tmp_path / "R.md"
+    path.write_text(FILLED)
+    words = ["results", str(path), "--main", str(sources.directory)]
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert main(words) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert path.read_text() == FILLED and os.listdir(tmp_path) == ["R.md"]
+    assert main(words) == 0 and "84 of 84" in path.read_text()
+
+
+def test_report_and_results_end_alike(sources, tmp_path, capsys):
+    """A missing directory is a bad value; a damaged file in it is a failure."""
+    document = tmp_path / "R.md"
+    document.write_text(FILLED)
+    root = tmp_path / "run"
+    shutil.copytree(sources.root, root)
+    commands = lambda folder: (  # noqa: E731
+        ["report", str(folder)],
+        ["results", str(document), "--main", str(folder), "--ablation", str(root / "ablation")],
+    )
+    assert [main(words) for words in commands(root / "nowhere")] == [2, 2]
+    assert main(["results", str(tmp_path / "none.md"), "--main", str(root / "small")]) == 2
+    capsys.readouterr()
+    for name, content in (("sharpness.csv", b""), ("config.json", b"{")):
+        whole = (root / "small" / name).read_bytes()
+        (root / "small" / name).write_bytes(content)
+        for words in commands(root / "small"):
+            assert main(words) == 1
+            said = capsys.readouterr().err
+            assert said.count("\n") == 1 and name in said and "put a whole copy" in said
+        (root / "small" / name).write_bytes(whole)
+    assert document.read_text() == FILLED

@@ -1,0 +1,277 @@
+"""What each command does: its words are checked when it is made, its work is done when called.
+
+What takes long to import is imported by the work: `--help` and a bad value need none of it.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from experiments import layout, limits, processes
+from experiments.config import TASKS, TRAJECTORIES, Config, Task, Trajectory
+from experiments.errors import RefusedError
+from experiments.interrupts import at_once
+from experiments.options import Options
+from experiments.watch import Watch
+
+if TYPE_CHECKING:
+    from experiments.study import Study
+
+Command = Callable[[Watch], None]
+
+
+def _one_path(words: list[str]) -> Path:
+    if not words[0]:
+        raise ValueError("a path must not be empty; this directory is .")
+    return Path(words[0])
+
+
+# A path that says something: an empty one would be this directory.
+_PATH = tyro.constructors.PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="PATH",
+    instance_from_str=_one_path,
+    is_instance=lambda value: isinstance(value, Path),
+    str_from_instance=lambda path: [str(path)],
+)
+APath = Annotated[Path, _PATH]
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a study runs; its records do not depend on it, up to rounding."""
+
+    # Where records, checkpoints and the report go; the same command continues what is there.
+    out: APath
+    # Devices as data=4,fsdp=2: batches are split over both axes, parameters and states over fsdp.
+    # By default all devices are on data.
+    mesh: str = ""
+    # Several processes: "auto" on Slurm, TPU pods, GKE or Open MPI, else ADDRESS:PORT,COUNT,INDEX.
+    distributed: str = ""
+
+    def __post_init__(self):
+        if self.mesh:
+            layout.mesh_sizes(self.mesh)
+        if self.distributed:
+            processes.check_cluster(self.distributed)
+
+
+# The fields, without a prefix on the command line.
+Fields = Annotated[Config, tyro.conf.arg(name="")]
+Where = Annotated[Place, tyro.conf.arg(name="")]
+FINE = Options()
+
+
+def reproduce(config: Fields, place: Where) -> Command:
+    """Both experiments on both tasks, then the report.
+
+    Args:
+      config: The study.
+      place: Where it runs, and what it leaves.
+    """
+    return _study(config, place, TASKS, lambda study: study.reproduce(), converging=TASKS)
+
+
+def sharpness(
+    config: Fields, place: Where, task: Task | None = None, trajectory: Trajectory | None = None
+) -> Command:
+    """Experiment 1 alone: all of Tables 3 to 6, or the columns asked for, then the report.
+
+    Args:
+      config: The study.
+      place: Where it runs, and what it leaves.
+      task: What the model learns; both of the paper's tasks if it is left out.
+      trajectory: The optimizer whose trajectory is followed; both if it is left out.
+    """
+    names = (task,) if task else TASKS
+
+    def stages(study: "Study") -> None:
+        for seed in config.seeds:
+            for name in names:
+                for along in (trajectory,) if trajectory else TRAJECTORIES:
+                    study.sharpness(name, along, seed)
+
+    return _study(config, place, names, stages)
+
+
+def convergence(config: Fields, place: Where, task: Task) -> Command:
+    """Experiment 2 on one task: one panel of Figure 4, then the report; `--tune` tunes the rates.
+
+    Args:
+      config: The study.
+      place: Where it runs, and what it leaves.
+      task: What the model learns.
+    """
+    return _study(config, place, (task,), lambda study: study.convergence(task), converging=(task,))
+
+
+def anatomy(
+    config: Fields,
+    out: APath,
+    task: Task,
+    trajectory: Trajectory = "adam",
+    epoch: int | None = None,
+    batch: int | None = None,
+    options: Options = FINE,
+) -> Command:
+    """Where the sharpness sits and what it is made of, at one point, then the report.
+
+    Args:
+      config: The study; a task's `checkpoint` may be a pretrained folder.
+      out: Where records, checkpoints and the report go; the same command continues what is there.
+      task: What the model learns.
+      trajectory: The optimizer whose trajectory leads to the point.
+      epoch: Of the point, from 1; by default the first that is measured.
+      batch: Of the epoch, from 1; by default the first that is measured there.
+      options: How finely the instruments look.
+    """
+    config.check_point(epoch, batch)
+    return _study(
+        config,
+        Place(out, mesh="data=1"),
+        (task,),
+        lambda study: study.anatomy(task, trajectory, epoch, batch, options),
+    )
+
+
+def make_plan(
+    config: Fields,
+    task: Task = "translation",
+    model: str = "",
+    mesh: str = "data=1",
+    device_memory: float = 80.0,
+) -> Command:
+    """What the study needs on devices that are not here: bytes, operations, traffic.
+
+    Args:
+      config: The study; without `--micro-batch-size`, the largest that fits is chosen.
+      task: What the model learns.
+      model: A published size, as t5-11b, instead of the configuration's model.
+      mesh: Devices as data=8,fsdp=32: batches are split over both axes, parameters over fsdp.
+      device_memory: GiB of one device.
+    """
+    if not 0 < device_memory < float("inf"):
+        raise ValueError(f"device_memory must be positive and finite, got {device_memory}")
+    layout.mesh_sizes(mesh, config.largest_micro_batch)
+
+    def run(watch: Watch) -> None:
+        from rich.console import Console
+
+        from experiments import plan
+
+        try:
+            plan.show(config, task, model, mesh, device_memory, Console())
+        except ValueError as error:
+            raise RefusedError(str(error)) from error
+
+    return run
+
+
+def make_report(directory: tyro.conf.Positional[APath]) -> Command:
+    """Tables, figures, claims and report.html from a run's records, finished or not.
+
+    Args:
+      directory: The directory of the run.
+    """
+    return lambda watch: _report(directory, watch)
+
+
+def fill_results(
+    documents: tyro.conf.Positional[tuple[APath, ...]],
+    main: APath = Path("results/small"),
+    ablation: APath = Path("results/ablation"),
+) -> Command:
+    """Fills the marked numbers, tables and figures of documents from committed records.
+
+    Args:
+      documents: Markdown files; what their blocks may hold is in `experiments/results.py`.
+      main: The directory of the study's records.
+      ablation: The folder with a directory of records for each warm-up.
+    """
+    if not documents:
+        raise ValueError("results needs at least one document")
+
+    def run(watch: Watch) -> None:
+        from experiments import results
+
+        try:
+            changed = results.write(documents, main, ablation)
+        except ValueError as error:
+            raise RefusedError(str(error)) from error
+        for path, anew in zip(documents, changed, strict=True):
+            watch.say(f"{path}: {'filled anew' if anew else 'as it was'}")
+
+    return run
+
+
+COMMANDS: dict[str, Callable[..., Command]] = {
+    "reproduce": reproduce,
+    "sharpness": sharpness,
+    "convergence": convergence,
+    "anatomy": anatomy,
+    "plan": make_plan,
+    "report": make_report,
+    "results": fill_results,
+}
+WITHOUT_CONFIG = (make_report, fill_results)
+
+
+def _study(
+    config: Config,
+    place: Place,
+    names: Sequence[str],
+    stages: Callable[["Study"], Any],
+    converging: Sequence[str] = (),
+) -> Command:
+    """A command that runs stages of a study and reports.
+
+    Args:
+      config: The study.
+      place: Where it runs.
+      names: The tasks whose texts and models it needs.
+      stages: What it does once these are there.
+      converging: The tasks whose rates it needs.
+    """
+    limits.check_memory(config, names)
+
+    def run(watch: Watch) -> None:
+        with at_once():
+            from experiments.convergence import rates
+            from experiments.study import Study, with_micro_batch
+
+        try:
+            if place.distributed:
+                processes.initialize(place.distributed)
+            over = layout.make_layout(place.mesh)
+        except ValueError as error:
+            raise RefusedError(str(error)) from error
+        for name in converging:
+            rates(config, name)
+        # Outside `listening`: what has no steps is stopped at once.
+        with watch.doing("micro-batch that fits"):
+            complete = with_micro_batch(config, place.out, names, over)
+        with watch.listening(), Study(place.out, complete, watch, over).open() as study:
+            for name in names:  # What cannot be used is better known now than after hours.
+                study.task(name, config.seed)
+            stages(study)
+        if processes.is_first():
+            _report(place.out, watch)
+
+    return run
+
+
+def _report(directory: Path, watch: Watch) -> None:
+    from rich.console import Console
+
+    from experiments import report
+
+    try:
+        with watch.doing(f"report of {directory}"):
+            path = report.write_report(directory)
+    except ValueError as error:  # Nothing to report.
+        raise RefusedError(str(error)) from error
+    report.print_tables(directory, Console())
+    watch.say(f"report: {path}")

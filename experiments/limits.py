@@ -1,0 +1,39 @@
+"""What this machine cannot hold, said before anything is made."""
+
+import os
+from collections.abc import Sequence
+
+from experiments.config import Config, TaskConfig
+
+GIB = 2**30
+
+
+def machine_memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def check_memory(config: Config, names: Sequence[str]) -> None:
+    """Raises where a task's parameters or its encoded text alone are more than the memory.
+
+    Raises:
+      ValueError: they are; with what they need and what there is.
+    """
+    memory = machine_memory()
+    for name in names:
+        about: TaskConfig = getattr(config, name)
+        rows = config.examples + (config.warmup_examples if config.warmup_steps else 0)
+        text = 4 * rows * (2 * about.length + about.target_length)
+        parameters = 0 if about.checkpoint else 4 * least_parameters(about)
+        for what, size in (("encoded text", text), ("model's parameters", parameters)):
+            if size > memory:
+                raise ValueError(
+                    f"{name}: the {what} would take {size / GIB:,.0f} GiB, "
+                    f"but this machine has {memory / GIB:,.0f}"
+                )
+
+
+def least_parameters(about: TaskConfig) -> int:
+    """A lower bound of a made model's parameters: one embedding, attention, feed-forward layers."""
+    block = 4 * about.d_model**2 + 2 * about.d_model * about.d_ff
+    return about.vocab_size * about.d_model + about.layers * block
