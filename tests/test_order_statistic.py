@@ -6,14 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 from sharpjax import _order_statistic as order
+from sharpjax import _wide as words
 
 WIDE = st.integers(0, 2**62)
 
 
 def wide(n):
-    return order._wide(n)
+    return words.wide(n)
 
 
 def number(words):
@@ -25,29 +27,29 @@ def number(words):
 @hypothesis.example(a=2**32 - 1, b=1)
 @hypothesis.example(a=2**33 + 5, b=2**33 + 4)
 def test_two_word_arithmetic(a, b):
-    assert number(order._add(wide(a), wide(b))) == a + b
-    assert number(order._halve(wide(a))) == a // 2
-    assert bool(order._greater(wide(a), wide(b))) == (a > b)
-    assert number(order._min(wide(a), wide(b))) == min(a, b)
-    assert number(order._join(order._limbs(wide(a)))) == a
+    assert number(words.add(wide(a), wide(b))) == a + b
+    assert number(words.halve(wide(a))) == a // 2
+    assert bool(words.greater(wide(a), wide(b))) == (a > b)
+    assert number(words.minimum(wide(a), wide(b))) == min(a, b)
+    assert number(words.join(words.limbs(wide(a)))) == a
 
 
 def test_limbs_sum_over_devices_beyond_a_word():
     devices, each = 2**16, 2**32 - 1
-    limbs = order._limbs(wide(each)) * jnp.uint32(devices)
-    assert number(order._join(limbs)) == devices * each
+    limbs = words.limbs(wide(each)) * jnp.uint32(devices)
+    assert number(words.join(limbs)) == devices * each
 
 
 @pytest.mark.parametrize("n", [10, 2**24 + 1, 6 * 10**7, 2**31 + 11, 2**32 + 13, 7 * 10**12])
 def test_rank_of_a_float_is_numpys(n):
     for fraction in (0, 0.05, 1 / 3, 0.5, 0.7, np.float64(0.29), 1):
         expected = min(int(np.floor(n * np.float64(fraction))), n - 1)
-        assert number(order._rank(n, fraction)) == expected
+        assert number(words.rank_of(n, fraction)) == expected
 
 
 @pytest.mark.parametrize("n", [10, 2**24 + 1, 6 * 10**7, 2**31 + 11, 2**32 + 13, 7 * 10**12])
 def test_rank_of_a_float32_is_exact_up_to_its_own_rounding(n):
-    rank = jax.jit(lambda f: order._rank(n, f))
+    rank = jax.jit(lambda f: words.rank_of(n, f))
     for fraction in np.float32([0, 1e-45, 1e-9, 0.05, 1 / 3, 0.5, 0.7, 0.9999999, 1]):
         ulp = int(np.spacing(fraction).view(np.uint32)) and float(np.spacing(fraction))
         numerator, denominator = float(fraction).as_integer_ratio()
@@ -59,14 +61,21 @@ def test_rank_of_a_float32_is_exact_up_to_its_own_rounding(n):
 
 def test_rank_of_a_traced_fraction_outside_is_taken_inside(x64):
     for dtype in (jnp.float32, jnp.float64):
-        rank = jax.jit(lambda f: order._rank(2**33, f))
+        rank = jax.jit(lambda f: words.rank_of(2**33, f))
         outside = [(-1.0, 0), (np.nan, 0), (2.0, 2**33 - 1), (np.inf, 2**33 - 1)]
         for fraction, expected in outside:
             assert number(rank(dtype(fraction))) == expected
 
 
-def test_a_large_leaf_is_counted_in_halves():
+@pytest.mark.parametrize("limit", [4, 20, 50, 200])
+def test_a_large_leaf_is_counted_in_parts(limit):
     x = jnp.arange(3 * 5 * 7, dtype=jnp.uint32).reshape(3, 5, 7)
     pivots = jnp.uint32([0, 50, 104])
-    counts = order._count_leaf(x, pivots, limit=4)
-    np.testing.assert_array_equal(counts[1], [105, 55, 1])
+    x = lax.bitcast_convert_type(x, jnp.float32)
+    for shape in ((3, 5, 7), (105,), (15, 7)):
+        count, least = order._count_leaf(
+            x.reshape(shape), pivots, dtype=jnp.dtype("float32"), limit=limit
+        )
+        np.testing.assert_array_equal(count[0], [0, 0, 0])
+        np.testing.assert_array_equal(count[1], [105, 55, 1])
+        np.testing.assert_array_equal(least, pivots)
