@@ -37,6 +37,7 @@ from sharpjax.monitor import (
     tensorboard_logger,
     wandb_logger,
 )
+from sharpjax.named import named
 from sharpjax.optimizers import (
     FactoredRmsState,
     adafactor,
@@ -48,7 +49,9 @@ from sharpjax.optimizers import (
     scale_by_clipped_factored_rms,
     sgd,
 )
+from sharpjax.preconditioner import preconditioner
 from sharpjax.pseudo import pseudo_updates
+from sharpjax.signed import lion, saturate_top_fraction, sign_momentum
 from sharpjax.spectrum import Spectrum, lanczos_spectrum, spectral_density
 from sharpjax.subspace import (
     SpanModel,
@@ -90,21 +93,26 @@ __all__ = [
     "hessian_diagonal",
     "hvp",
     "lanczos_spectrum",
+    "lion",
     "loss_along",
     "measure_directions",
     "measure_span",
+    "named",
     "normalize_by_tensor_rms",
     "normalized_sgd",
     "paper_algorithms",
+    "preconditioner",
     "pseudo_updates",
     "rank_correlation",
     "sample_coordinates",
+    "saturate_top_fraction",
     "scale_by_clipped_adam",
     "scale_by_clipped_factored_rms",
     "search_along",
     "sgd",
     "sharpness_by_rank",
     "sharpness_monitor",
+    "sign_momentum",
     "span_step",
     "spectral_density",
     "take_coordinates",

@@ -105,7 +105,7 @@ def _search(groups: Any, ranks: Wide, *, sizes: Any, dtype: Any, axis_name: Any)
     def narrow(state):
         i, low, high, at_low, at_high, spread = state
         # Tied to the carry, or XLA hoists the keys out of the loop and stores them: a copy.
-        xs, low = lax.optimization_barrier((leaves, low))
+        xs = [lax.optimization_barrier((x, low))[0] for x in leaves]
         width = high - low
         ahead = bits - lax.clz(width - uint(1)).astype(jnp.int32) + 2 * i <= bits + 1
         guess = _interpolated(width, at_low, at_high, ranks, spread)
@@ -294,7 +294,7 @@ def _partitioning(x: jax.Array) -> Any:
 
 
 def _axes(groups: Any, axis_name: Any) -> list[list[tuple[Hashable, ...]]]:
-    """Over which of the named axes each leaf is split: all, unless the types say that it is whole."""
+    """Over which of the named axes each leaf is split: all, unless types say that it is whole."""
     names = () if axis_name is None else axis_name if isinstance(axis_name, tuple) else (axis_name,)
     varying = [[_varying(x) for x in group] for group in groups]
     known = any(over for group in varying for over in group)

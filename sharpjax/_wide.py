@@ -1,4 +1,7 @@
-"""Unsigned 64-bit integers as two words, since users run without 64-bit types; ranks of n·fraction."""
+"""Unsigned 64-bit integers as two words, since users run without 64-bit types.
+
+And ranks, ⌊n·fraction⌋, in them.
+"""
 
 from functools import partial
 from typing import Any
@@ -43,7 +46,7 @@ def join(limbs: jax.Array) -> Wide:
 
 
 def subtract(a: Wide, b: Wide) -> Wide:
-    """a - b for a ≥ b."""
+    """The difference, for a ≥ b."""
     return a[0] - b[0] - (a[1] < b[1]).astype(jnp.uint32), a[1] - b[1]
 
 
