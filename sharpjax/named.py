@@ -78,7 +78,10 @@ def named(
     if learning_rate is None and rate.default in (rate.empty, None) and not _is_relative(name):
         learning_rate = 1.0
     arguments = {} if learning_rate is None else {rate.name: learning_rate}
-    takes_clip = module in _OURS and "clip" in inspect.signature(factory).parameters
+    takes = inspect.signature(factory).parameters
+    takes_clip = module in _OURS and "clip" in takes
+    if "key" in takes:
+        arguments["key"] = 0  # optax.noisy_sgd: the same noise every time.
     if parts.saturate:
         arguments["saturate"] = fraction
     if parts.clip and takes_clip:

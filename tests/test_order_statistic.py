@@ -79,3 +79,56 @@ def test_a_large_leaf_is_counted_in_parts(limit):
         np.testing.assert_array_equal(count[0], [0, 0, 0])
         np.testing.assert_array_equal(count[1], [105, 55, 1])
         np.testing.assert_array_equal(least, pivots)
+
+
+SMOOTH = {
+    "heavy tail": lambda rng, n: rng.standard_normal(n) * np.exp(2 * rng.standard_normal(n)),
+    "normal": lambda rng, n: rng.standard_normal(n),
+    "uniform": lambda rng, n: rng.random(n),
+    "Cauchy": lambda rng, n: rng.standard_cauchy(n),
+}
+search = jax.jit(lambda x, fraction: order.search([[x]], fraction, jnp.dtype(x.dtype)))
+
+
+def check_search(x, fraction):
+    """Exact, against a sort of the bits; how many passes it took."""
+    (key,), passes = search(x, fraction)
+    keys = np.sort(np.abs(x).view(f"u{x.dtype.itemsize}"))[::-1]
+    assert key == keys[min(int(np.floor(x.size * float(fraction))), x.size - 1)]
+    return int(passes)
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_few_passes_on_smooth_distributions(name):
+    rng = np.random.default_rng(0)
+    passes = []
+    for n in (1000, 200_000, 1_000_000):
+        x = SMOOTH[name](rng, n).astype(np.float32)
+        passes += [check_search(x, np.float32(k / 64)) for k in (1, 3, 6, 13, 20, 32, 45, 58)]
+    assert np.mean(passes) <= 4
+    assert np.quantile(passes, 0.9) <= 6 and max(passes) <= 9
+
+
+def adversaries(n):
+    rng = np.random.default_rng(0)
+    geometric = np.ldexp(1.0, -(np.arange(n) % 250) + 120)
+    hidden = rng.standard_normal(n)
+    hidden[:: (n // order.SAMPLE) | 1] = 1e-30  # All that the sample sees.
+    return {
+        "equal": np.full(n, 0.37),
+        "two values": np.where(rng.random(n) < 0.2, 1.0, -1e-3),
+        "geometric": geometric,
+        "hidden from the sample": hidden,
+        "every exponent": np.linspace(0, 0x7F800000, n).astype(np.uint32).view(np.float32),
+        "few ties": np.round(rng.standard_normal(n), 1),
+        "clustered": np.where(np.arange(n) % 2, 1 + rng.random(n) * 1e-5, 1e20 * rng.random(n)),
+    }
+
+
+@pytest.mark.parametrize("name", adversaries(1000))
+def test_never_more_passes_than_the_schedule(name):
+    x = adversaries(200_000)[name].astype(np.float32)
+    for fraction in np.float32([0, 0.05, 0.2, 0.5, 1]):
+        assert check_search(x, fraction) <= 18
+        with np.errstate(over="ignore"):
+            assert check_search(x.astype(np.float16), fraction) <= 10
