@@ -123,9 +123,11 @@ def train(
     with _checkpoints(directory) as manager:
         start = processes.from_first(lambda: manager.latest_step() or 0) if manager else 0
         if start:
-            like = jax.tree.map(ocp.utils.to_shape_dtype_struct, {"params": params, "state": state})
+            tree = {"params": params, "state": state}
+            like = jax.tree.map(ocp.utils.to_shape_dtype_struct, _storable(tree))
             with _told(directory, start, _UNREADABLE):
                 restored = manager.restore(start, args=ocp.args.StandardRestore(like))
+            restored = jax.tree.map(lambda new, x: new if x.size else x, restored, tree)
             params, state = restored["params"], restored["state"]
         if start >= steps:
             return layout.gather(params)
@@ -137,7 +139,7 @@ def train(
             if manager and number > saved:
                 tree = {"params": params, "state": state}
                 with _told(directory, number, _UNWRITTEN):
-                    manager.save(number, args=ocp.args.StandardSave(tree))
+                    manager.save(number, args=ocp.args.StandardSave(_storable(tree)))
                 saved = number
 
         with watch.stage(name, steps, start, kinds) as stage:
@@ -161,6 +163,11 @@ def train(
                     save(number)
         save(number)
     return layout.gather(params)
+
+
+def _storable(tree: Any) -> Any:
+    """A zero in place of each array of size zero, as GaLore's state has: Orbax refuses those."""
+    return jax.tree.map(lambda x: x if x.size else jnp.zeros(1, x.dtype), tree)
 
 
 @functools.partial(jax.jit, static_argnames=("loss_fn", "layout"))

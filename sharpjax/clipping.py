@@ -1,5 +1,6 @@
 """Coordinate-wise clipping at an exact order statistic of the gradient's magnitudes."""
 
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -12,9 +13,12 @@ from sharpjax._checks import check_choice, check_in_range
 from sharpjax._order_statistic import UINT, common_dtype, keys_of, threshold_keys
 
 Scope = Literal["global", "tensor"]
+AxisName = str | tuple[str, ...] | None
 
 
-def coord_clip(fraction: Any, *, scope: Scope = "global") -> optax.GradientTransformation:
+def coord_clip(
+    fraction: Any, *, scope: Scope = "global", axis_name: AxisName = None
+) -> optax.GradientTransformation:
     r"""Clip the largest coordinates to the magnitude that a fraction of them exceeds.
 
     With $n$ coordinates, $r = \lfloor n \cdot \text{fraction} \rfloor$ and $\tau$ the magnitude of
@@ -36,6 +40,10 @@ def coord_clip(fraction: Any, *, scope: Scope = "global") -> optax.GradientTrans
         fraction: A number in [0, 1], or a traced scalar, as from `optax.inject_hyperparams`, which
             is taken into [0, 1], NaN as 0.
         scope: "global" takes one $\tau$ over all tensors jointly, "tensor" one for each.
+        axis_name: Inside `jax.shard_map` or a named `vmap`, the axis or axes over which the
+            coordinates are split, so that $\tau$ is that of all shards together. Without it, a
+            manual axis is not looked across: $\tau$ is a shard's own. Under `jax.jit` sharded
+            arrays are whole, with Auto and Explicit mesh axes alike, and it is not needed.
 
     Returns:
         A stateless transformation. Shapes, dtypes, signs, `None` and masked nodes are kept.
@@ -57,10 +65,13 @@ def coord_clip(fraction: Any, *, scope: Scope = "global") -> optax.GradientTrans
     """
     _check_fraction(fraction)
     check_choice("scope", scope, ("global", "tensor"))
-    return optax.stateless(lambda updates, _: clip_top_fraction(updates, fraction, scope=scope))
+    clip = partial(clip_top_fraction, fraction=fraction, scope=scope, axis_name=axis_name)
+    return optax.stateless(lambda updates, _: clip(updates))
 
 
-def clip_top_fraction(updates: Any, fraction: Any, *, scope: Scope = "global") -> Any:
+def clip_top_fraction(
+    updates: Any, fraction: Any, *, scope: Scope = "global", axis_name: AxisName = None
+) -> Any:
     """Clip a pytree as `coord_clip` does: the function that the transformation applies.
 
     Costs the passes of `top_fraction_threshold` in either scope, and one that writes the result.
@@ -72,16 +83,16 @@ def clip_top_fraction(updates: Any, fraction: Any, *, scope: Scope = "global") -
     if isinstance(fraction, int | float | np.integer) and fraction == 0:
         return updates
     groups = [leaves] if scope == "global" else [[leaf] for leaf in leaves]
-    keys = threshold_keys(groups, fraction)
+    keys = threshold_keys(groups, fraction, axis_name)
     clipped = [
-        _saturate(leaf, key, common_dtype(group))
+        _saturate(leaf, key, dtype=common_dtype(group))
         for group, key in zip(groups, keys, strict=True)
         for leaf in group
     ]
     return treedef.unflatten(clipped)
 
 
-def top_fraction_threshold(tree: Any, fraction: Any) -> jax.Array:
+def top_fraction_threshold(tree: Any, fraction: Any, *, axis_name: AxisName = None) -> jax.Array:
     r"""The magnitude of rank $\min(\lfloor n \cdot \text{fraction} \rfloor, n-1)$, largest first.
 
     It is exactly one of the $n$ magnitudes of the tree, of any float dtypes in any mix, as a scalar
@@ -95,9 +106,18 @@ def top_fraction_threshold(tree: Any, fraction: Any) -> jax.Array:
     is exact and taken up to the next integer where half a unit in its last place reaches that, so
     that float32 0.7 of 10 is 7.
 
-    Cost: 16 reads of the tree in float32 (8 if all leaves are of one 16-bit dtype, 32 with
-    float64), no sort, no copy, no temporary that grows with $n$. Sharded leaves stay where they
-    are. Counts are exact below 2^63 coordinates, without 64-bit types.
+    Cost: about four reads of the tree where magnitudes are distributed smoothly, and on any input
+    at most 18 in float32 (10 if all leaves are of one 16-bit dtype, 34 with float64); a sort of a
+    sample of 65,536; no copy, no temporary that grows with $n$. Sharded leaves stay where they are.
+    Counts are exact below 2^63 coordinates, without 64-bit types.
+
+    Args:
+        tree: Any pytree of 16-, 32- or 64-bit floats.
+        fraction: A number in [0, 1], or a traced scalar, taken into it.
+        axis_name: Inside `jax.shard_map` or a named `vmap`, the axes over which the tree is split:
+            $n$ and the rank are then those of all shards together. A leaf whose type says that it
+            is the same on all of them counts once; with `check_vma=False`, and in `vmap`, types do
+            not say it, and each shard's copy counts.
 
     Raises:
         TypeError: `fraction` is not a number, or a leaf is not a 16-, 32- or 64-bit float.
@@ -110,10 +130,11 @@ def top_fraction_threshold(tree: Any, fraction: Any) -> jax.Array:
     """
     _check_fraction(fraction)
     leaves, _ = _float_leaves(tree)
-    (key,) = threshold_keys([leaves], fraction)
+    (key,) = threshold_keys([leaves], fraction, axis_name)
     return lax.bitcast_convert_type(key, common_dtype(leaves))
 
 
+@partial(jax.jit, static_argnames="dtype")  # Traced once for each shape.
 def _saturate(x: jax.Array, threshold: jax.Array, dtype: Any) -> jax.Array:
     """sgn(x)·min(|x|, τ) by bits, so that no backend flushes a denormal; NaN stays."""
     uint = UINT[x.dtype.itemsize]

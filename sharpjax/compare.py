@@ -12,6 +12,7 @@ import optax
 
 from sharpjax._arguments import join, plain
 from sharpjax._checks import check_choice
+from sharpjax.monitor import tolerant
 from sharpjax.named import named
 from sharpjax.objective import LossFn, Params, objective, result, static
 from sharpjax.point import Point, at_step, measure_point
@@ -259,6 +260,7 @@ class _Trajectory:
         value_fn = lambda p: loss_and_aux(p)[0]  # noqa: E731
         # What an optimizer does not take is not passed on to it.
         extra = {"value": loss, "grad": grads, "value_fn": value_fn, "obj_fn": value_fn}
+        extra = tolerant(extra)
         updates, state = self._pseudo.update(grads, state, params, **extra)
         params = optax.apply_updates(params, updates[self.name])
         return params, state, loss, aux, *((grads, updates) if keep else (None, None))

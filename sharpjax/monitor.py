@@ -154,7 +154,7 @@ def compiled_updates(
     @functools.lru_cache(maxsize=8)
     def compiled(rest):
         def propose(grads, state, params, traced):
-            return pseudo.update(grads, state, params, **_tolerant(join(traced, rest)))
+            return pseudo.update(grads, state, params, **tolerant(join(traced, rest)))
 
         # The updates are not returned, so that what only they need is not computed.
         advance = lambda *operands: propose(*operands)[1]  # noqa: E731
@@ -174,7 +174,7 @@ def compiled_updates(
     return CompiledUpdates(pseudo.init, advance, propose)
 
 
-def _tolerant(extra_args: dict[str, Any]) -> dict[str, Any]:
+def tolerant(extra_args: dict[str, Any]) -> dict[str, Any]:
     """A `value_fn` that takes, and leaves aside, what is meant for other optimizers.
 
     Line searches refuse to run with arguments that `value_fn` does not name.

@@ -281,13 +281,14 @@ def test_no_temporary_grows_with_the_input(scope):
 # Sharded ------------------------------------------------------------------------------------------
 
 SHARDED = """
-import jax, jax.numpy as jnp, numpy as np
+import re
+import jax, jax.numpy as jnp, numpy as np, optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-from sharpjax.clipping import clip_top_fraction, top_fraction_threshold
+from sharpjax.clipping import clip_top_fraction, coord_clip, top_fraction_threshold
 
 rng = np.random.default_rng(0)
 tree = {k: rng.standard_normal(s).astype(np.float32)
-        for k, s in {"a": (16, 24), "b": (8, 3, 4), "c": (64,), "d": (5,)}.items()}
+        for k, s in {"a": (512, 1024), "b": (8, 3, 4), "c": (64,), "d": (5,)}.items()}
 specs = {"a": P("x", "y"), "b": P(None, None, "y"), "c": P(("x", "y")), "d": P()}
 for kind in (AxisType.Auto, AxisType.Explicit):
     mesh = jax.make_mesh((2, 4), ("x", "y"), axis_types=(kind, kind))
@@ -301,29 +302,89 @@ for kind in (AxisType.Auto, AxisType.Explicit):
         jax.tree.map(np.testing.assert_array_equal, clipped, expected)
         hlo = compiled.as_text()
         assert "all-reduce" in hlo
-        for gather in ("all-gather", "all-to-all", "collective-permute"):
-            assert gather not in hlo, gather
+        # What moves is the sample, at most: not the shards of the large leaf.
+        moved = r"= \\w+\\[([\\d,]*)\\]\\S* (?:all-gather|all-to-all|collective-permute)\\("
+        for shape in re.findall(moved, hlo):
+            assert np.prod([int(n) for n in shape.split(",") if n]) <= 2**17, shape
+        # A few for the sample and a few a pass, whatever the number of leaves.
+        assert len(re.findall(r" all-reduce\\(", hlo)) < 25
         for k, x in clipped.items():
             assert x.sharding.is_equivalent_to(sharded[k].sharding, x.ndim), k
+    # As a transformation, under `set_mesh`, and exported.
+    tx = optax.chain(coord_clip(0.1), optax.adam(1.0))
+    with jax.set_mesh(mesh):
+        step = jax.jit(lambda g: tx.update(g, tx.init(g), g)[0])
+        again = jax.export.export(step)(sharded).call(sharded)  # Refuses what cannot be stored.
+        jax.tree.map(np.testing.assert_array_equal, step(sharded), again)
+    # Manual over one axis, and XLA's over the other: a threshold for each of two rows of devices.
+    rows = jax.shard_map(lambda x: clip_top_fraction(x, 0.25), mesh=mesh, in_specs=P("x"),
+                         out_specs=P("x"), axis_names={"x"})
+    whole = jax.device_put(tree["a"], NamedSharding(mesh, P("x")))
+    expected = [clip_top_fraction(half, 0.25) for half in np.split(tree["a"], 2)]
+    np.testing.assert_array_equal(jax.jit(rows)(whole), np.concatenate(expected))
+    both = jax.shard_map(lambda x: clip_top_fraction(x, 0.25, axis_name="x"), mesh=mesh,
+                         in_specs=P("x"), out_specs=P("x"), axis_names={"x"})
+    np.testing.assert_array_equal(jax.jit(both)(whole), clip_top_fraction(tree["a"], 0.25))
 
-# One process of many: inside shard_map the threshold is each shard's own.
+# Inside a fully manual shard_map the threshold is each shard's own, or all shards' by `axis_name`.
 mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
 own = jax.shard_map(lambda x: clip_top_fraction(x, 0.25), mesh=mesh, in_specs=P("x"),
                     out_specs=P("x"))
 x = tree["c"]
 expected = jax.vmap(lambda x: clip_top_fraction(x, 0.25))(x.reshape(8, 8)).reshape(64)
 np.testing.assert_array_equal(jax.jit(own)(x), expected)
+threshold = lambda t: top_fraction_threshold(t, 0.25, axis_name="x")
+joint = jax.shard_map(threshold, mesh=mesh, in_specs=({"c": P("x"), "d": P()},), out_specs=P())
+small = {k: tree[k] for k in ("c", "d")}  # The whole leaf counts once.
+assert jax.jit(joint)(small) == top_fraction_threshold(small, 0.25)
+joint = jax.shard_map(threshold, mesh=mesh, in_specs=P("x"), out_specs=P(), check_vma=False)
+assert jax.jit(joint)(x) == top_fraction_threshold(x, 0.25)
 print("passed")
 """
 
+CACHED = """
+import jax, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+from sharpjax.clipping import top_fraction_threshold
+mesh = jax.make_mesh((8,), ("x",))
+x = jax.device_put(np.arange(64, dtype=np.float32), NamedSharding(mesh, P("x")))
+print(float(jax.jit(lambda x: top_fraction_threshold(x, 0.25))(x)))
+"""
 
-def test_sharded_arrays_are_counted_where_they_are():
+
+def on_eight_devices(code, **environment):
     env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    env |= {"JAX_PLATFORMS": "cpu"}
-    run = [sys.executable, "-W", "error", "-c", SHARDED]
+    env |= {"JAX_PLATFORMS": "cpu"} | environment
+    run = [sys.executable, "-W", "error", "-c", code]
     done = subprocess.run(run, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.strip() == "passed"
+    return done.stdout.strip()
+
+
+def test_sharded_arrays_are_counted_where_they_are():
+    assert on_eight_devices(SHARDED) == "passed"
+
+
+def test_a_second_process_finds_the_first_ones_program(tmp_path):
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    programs = lambda: {p.name for p in tmp_path.iterdir() if p.name.endswith("-cache")}  # noqa: E731
+    assert on_eight_devices(CACHED, **cache) == "47.0"
+    first = programs()
+    assert first
+    assert on_eight_devices(CACHED, **cache) == "47.0"
+    assert programs() == first
+
+
+@pytest.mark.parametrize("scope", ["global", "tensor"])
+def test_named_vmap_has_the_threshold_of_all_rows(scope):
+    tree = {"a": heavy_tail(4, 3, 20), "b": heavy_tail(5, 3, 2, 4)}
+    clip = lambda tree: clip_top_fraction(tree, 0.25, scope=scope, axis_name="rows")  # noqa: E731
+    together = jax.vmap(clip, axis_name="rows")(tree)
+    chex.assert_trees_all_equal(together, clip_top_fraction(tree, 0.25, scope=scope))
 
 
 # The benchmark ------------------------------------------------------------------------------------

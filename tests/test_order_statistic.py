@@ -6,14 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 from sharpjax import _order_statistic as order
+from sharpjax import _wide as words
 
 WIDE = st.integers(0, 2**62)
 
 
 def wide(n):
-    return order._wide(n)
+    return words.wide(n)
 
 
 def number(words):
@@ -25,29 +27,29 @@ def number(words):
 @hypothesis.example(a=2**32 - 1, b=1)
 @hypothesis.example(a=2**33 + 5, b=2**33 + 4)
 def test_two_word_arithmetic(a, b):
-    assert number(order._add(wide(a), wide(b))) == a + b
-    assert number(order._halve(wide(a))) == a // 2
-    assert bool(order._greater(wide(a), wide(b))) == (a > b)
-    assert number(order._min(wide(a), wide(b))) == min(a, b)
-    assert number(order._join(order._limbs(wide(a)))) == a
+    assert number(words.add(wide(a), wide(b))) == a + b
+    assert number(words.halve(wide(a))) == a // 2
+    assert bool(words.greater(wide(a), wide(b))) == (a > b)
+    assert number(words.minimum(wide(a), wide(b))) == min(a, b)
+    assert number(words.join(words.limbs(wide(a)))) == a
 
 
 def test_limbs_sum_over_devices_beyond_a_word():
     devices, each = 2**16, 2**32 - 1
-    limbs = order._limbs(wide(each)) * jnp.uint32(devices)
-    assert number(order._join(limbs)) == devices * each
+    limbs = words.limbs(wide(each)) * jnp.uint32(devices)
+    assert number(words.join(limbs)) == devices * each
 
 
 @pytest.mark.parametrize("n", [10, 2**24 + 1, 6 * 10**7, 2**31 + 11, 2**32 + 13, 7 * 10**12])
 def test_rank_of_a_float_is_numpys(n):
     for fraction in (0, 0.05, 1 / 3, 0.5, 0.7, np.float64(0.29), 1):
         expected = min(int(np.floor(n * np.float64(fraction))), n - 1)
-        assert number(order._rank(n, fraction)) == expected
+        assert number(words.rank_of(n, fraction)) == expected
 
 
 @pytest.mark.parametrize("n", [10, 2**24 + 1, 6 * 10**7, 2**31 + 11, 2**32 + 13, 7 * 10**12])
 def test_rank_of_a_float32_is_exact_up_to_its_own_rounding(n):
-    rank = jax.jit(lambda f: order._rank(n, f))
+    rank = jax.jit(lambda f: words.rank_of(n, f))
     for fraction in np.float32([0, 1e-45, 1e-9, 0.05, 1 / 3, 0.5, 0.7, 0.9999999, 1]):
         ulp = int(np.spacing(fraction).view(np.uint32)) and float(np.spacing(fraction))
         numerator, denominator = float(fraction).as_integer_ratio()
@@ -59,14 +61,74 @@ def test_rank_of_a_float32_is_exact_up_to_its_own_rounding(n):
 
 def test_rank_of_a_traced_fraction_outside_is_taken_inside(x64):
     for dtype in (jnp.float32, jnp.float64):
-        rank = jax.jit(lambda f: order._rank(2**33, f))
+        rank = jax.jit(lambda f: words.rank_of(2**33, f))
         outside = [(-1.0, 0), (np.nan, 0), (2.0, 2**33 - 1), (np.inf, 2**33 - 1)]
         for fraction, expected in outside:
             assert number(rank(dtype(fraction))) == expected
 
 
-def test_a_large_leaf_is_counted_in_halves():
+@pytest.mark.parametrize("limit", [4, 20, 50, 200])
+def test_a_large_leaf_is_counted_in_parts(limit):
     x = jnp.arange(3 * 5 * 7, dtype=jnp.uint32).reshape(3, 5, 7)
     pivots = jnp.uint32([0, 50, 104])
-    counts = order._count_leaf(x, pivots, limit=4)
-    np.testing.assert_array_equal(counts[1], [105, 55, 1])
+    x = lax.bitcast_convert_type(x, jnp.float32)
+    for shape in ((3, 5, 7), (105,), (15, 7)):
+        count, least = order._count_leaf(
+            x.reshape(shape), pivots, dtype=jnp.dtype("float32"), limit=limit
+        )
+        np.testing.assert_array_equal(count[0], [0, 0, 0])
+        np.testing.assert_array_equal(count[1], [105, 55, 1])
+        np.testing.assert_array_equal(least, pivots)
+
+
+SMOOTH = {
+    "heavy tail": lambda rng, n: rng.standard_normal(n) * np.exp(2 * rng.standard_normal(n)),
+    "normal": lambda rng, n: rng.standard_normal(n),
+    "uniform": lambda rng, n: rng.random(n),
+    "Cauchy": lambda rng, n: rng.standard_cauchy(n),
+}
+search = jax.jit(lambda x, fraction: order.search([[x]], fraction, jnp.dtype(x.dtype)))
+
+
+def check_search(x, fraction):
+    """Exact, against a sort of the bits; how many passes it took."""
+    (key,), passes = search(x, fraction)
+    keys = np.sort(np.abs(x).view(f"u{x.dtype.itemsize}"))[::-1]
+    assert key == keys[min(int(np.floor(x.size * float(fraction))), x.size - 1)]
+    return int(passes)
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_few_passes_on_smooth_distributions(name):
+    rng = np.random.default_rng(0)
+    passes = []
+    for n in (1000, 200_000, 1_000_000):
+        x = SMOOTH[name](rng, n).astype(np.float32)
+        passes += [check_search(x, np.float32(k / 64)) for k in (1, 3, 6, 13, 20, 32, 45, 58)]
+    assert np.mean(passes) <= 4
+    assert np.quantile(passes, 0.9) <= 6 and max(passes) <= 9
+
+
+def adversaries(n):
+    rng = np.random.default_rng(0)
+    geometric = np.ldexp(1.0, -(np.arange(n) % 250) + 120)
+    hidden = rng.standard_normal(n)
+    hidden[:: (n // order.SAMPLE) | 1] = 1e-30  # All that the sample sees.
+    return {
+        "equal": np.full(n, 0.37),
+        "two values": np.where(rng.random(n) < 0.2, 1.0, -1e-3),
+        "geometric": geometric,
+        "hidden from the sample": hidden,
+        "every exponent": np.linspace(0, 0x7F800000, n).astype(np.uint32).view(np.float32),
+        "few ties": np.round(rng.standard_normal(n), 1),
+        "clustered": np.where(np.arange(n) % 2, 1 + rng.random(n) * 1e-5, 1e20 * rng.random(n)),
+    }
+
+
+@pytest.mark.parametrize("name", adversaries(1000))
+def test_never_more_passes_than_the_schedule(name):
+    x = adversaries(200_000)[name].astype(np.float32)
+    for fraction in np.float32([0, 0.05, 0.2, 0.5, 1]):
+        assert check_search(x, fraction) <= 18
+        with np.errstate(over="ignore"):
+            assert check_search(x.astype(np.float16), fraction) <= 10
