@@ -1,25 +1,25 @@
 """What a direction becomes when it is clipped, and which parts of a loss make its curvature."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import NullLocator
 
 from sharpjax.plot._canvas import GREY, Canvas, plain_log, styled
 from sharpjax.plot._frames import finite, style_of
 from sharpjax.plot.style import COLOURS, MORE_COLOURS, Style
 
 _CURVES = (*COLOURS.values(), *MORE_COLOURS)
-_QUANTITIES: tuple[tuple[str, Callable[[Any], float]], ...] = (
-    ("|slope|", lambda point: abs(float(point.stats.slope))),
-    ("sharpness", lambda point: float(point.stats.sharpness)),
-    ("best decrease of the test loss", lambda point: float(point.search.best_decrease)),
-)
+_QUANTITIES = {
+    "slope": "|slope|",
+    "sharpness": "sharpness",
+    "best_decrease": "best decrease of the test loss",
+}
 
 
 @styled
@@ -36,7 +36,8 @@ def clip_curve(
     The filled mark is each curve's best fraction; a thin line is the unclipped direction.
 
     Args:
-        found: A list of `ClipPoint`, or name -> list, a curve each.
+        found: A list of `ClipPoint`, or a DataFrame with columns fraction, slope, sharpness and
+            best_decrease; or name -> one of them, a curve each.
         mark: A fraction to mark by a vertical line; None marks none.
         mark_label: What the legend calls it.
         looks: Name -> keywords of `Axes.plot`, such as color and linestyle.
@@ -45,7 +46,8 @@ def clip_curve(
     Returns:
         The figure.
     """
-    curves = dict(found) if isinstance(found, Mapping) else {"": list(found)}
+    given_curves = found if isinstance(found, Mapping) else {"": found}
+    curves = {name: _curve(points) for name, points in given_curves.items()}
     given = looks or {}
     looks = {
         name: {"color": _CURVES[i % len(_CURVES)], "linestyle": "-", **given.get(name, {})}
@@ -53,25 +55,23 @@ def clip_curve(
     }
     canvas = Canvas(3, 1, height=1.75, figure=figure, sharex=True)
     unclipped = False
-    for axes, (title, value) in zip(canvas.axes, _QUANTITIES, strict=True):
+    for axes, (field, title) in zip(canvas.axes, _QUANTITIES.items(), strict=True):
         values = []
-        for name, points in curves.items():
-            whole = sorted((p for p in points if p.fraction > 0), key=lambda p: p.fraction)
-            x, y = [100 * p.fraction for p in whole], [value(p) for p in whole]
-            axes.plot(x, y, **looks[name])
-            values += y
-            for point in points:
-                if point.fraction == 0:
-                    unclipped = True
-                    thin = {"linewidth": 0.7, "alpha": 0.6, "color": looks[name]["color"]}
-                    axes.axhline(value(point), **thin)
-                    values.append(value(point))
-            if title.startswith("best") and np.isfinite(y).any():
-                best = int(np.nanargmax(finite(y)))
-                axes.plot(x[best], y[best], "o", markersize=6, color=looks[name]["color"])
+        for name, curve in curves.items():
+            y = np.abs(curve[field]) if field == "slope" else curve[field]
+            clips = curve["fraction"] > 0
+            axes.plot(100 * curve["fraction"][clips], y[clips], **looks[name])
+            for level in y[~clips]:
+                unclipped = True
+                axes.axhline(level, linewidth=0.7, alpha=0.6, color=looks[name]["color"])
+            if field == "best_decrease" and np.isfinite(y[clips]).any():
+                best = int(np.nanargmax(np.where(clips, finite(y), np.nan)))
+                at = 100 * curve["fraction"][best], y[best]
+                axes.plot(*at, "o", markersize=6, color=looks[name]["color"])
+            values += [float(v) for v in y if math.isfinite(v)]
         if mark is not None:
             axes.axvline(100 * mark, color=GREY, linewidth=0.8, linestyle=(0, (3, 2)))
-        _limits(axes, title == "sharpness", values)
+        _limits(axes, field == "sharpness", values)
         axes.set_title(title)
     axes = canvas.axes[-1]
     axes.set_xscale("log")
@@ -85,8 +85,21 @@ def clip_curve(
     return canvas.figure
 
 
-def _limits(axes: Axes, logarithmic: bool, values: list[float]) -> None:
-    known = [v for v in values if math.isfinite(v)]
+def _curve(points: Any) -> dict[str, np.ndarray]:
+    """A curve's columns, in the order of its fractions."""
+    if hasattr(points, "columns"):
+        curve = {c: points[c].to_numpy(float) for c in ("fraction", *_QUANTITIES)}
+    else:
+        rows = [
+            (p.fraction, p.stats.slope, p.stats.sharpness, p.search.best_decrease) for p in points
+        ]
+        columns = zip(*(map(float, row) for row in rows), strict=True)
+        curve = dict(zip(("fraction", *_QUANTITIES), map(np.array, columns), strict=True))
+    order = np.argsort(curve["fraction"])
+    return {name: values[order] for name, values in curve.items()}
+
+
+def _limits(axes: Axes, logarithmic: bool, known: list[float]) -> None:
     if logarithmic and known:
         if min(known) <= 0:
             axes.set_yscale("symlog", linthresh=max(map(abs, known)) / 100 or 1)
@@ -164,7 +177,8 @@ def plane(
     cross is the least loss on the grid. Levels are close together where the loss is low.
 
     Args:
-        found: A `LossPlane`: losses [Y, X] at x [X] and y [Y], `of_a` and `of_b` the updates' (x, y).
+        found: A `LossPlane`: losses [Y, X] at x [X] and y [Y]; `of_a` and `of_b` are the updates'
+            (x, y).
         names: What the two updates are called.
         style: Colours of more names than are drawn.
         figure: A figure or subfigure to draw in.
@@ -187,7 +201,7 @@ def plane(
         axes.contour(x, y, losses, levels=levels, colors="white", linewidths=0.4)
         axes.contour(x, y, losses, levels=[start], colors=GREY, linewidths=1.2)
         said = "loss; grey line: as at the start"
-        canvas.figure.colorbar(shades, ax=axes, label=said, ticks=MaxNLocator(6), shrink=0.9)
+        canvas.figure.colorbar(shades, ax=axes, label=said, ticks=levels[::4], format="%.4g")
     row, column = np.unravel_index(np.nanargmin(losses), losses.shape)
     axes.plot(x[column], y[row], "x", color="white", markersize=8, markeredgewidth=1.8)
     for name, end in zip(names, (found.of_a, found.of_b), strict=True):

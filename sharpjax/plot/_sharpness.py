@@ -79,9 +79,9 @@ def sharpness(
     height = 2.7 if across > 1 else 3.4
     canvas = Canvas(down, across, height=height, figure=figure, ax=ax)
     hollow = {} if reference is None else split(reference, panels)
+    drawn = False
     for number, (axes, (at, rows)) in enumerate(zip(canvas.axes, cells.items(), strict=False)):
-        said = hollow.get(at)
-        _panel(axes, rows, said, names, style, value, x)
+        drawn |= _panel(axes, rows, hollow.get(at), names, style, value, x)
         axes.set_title(panel_title(title, at))
         if number >= len(cells) - across:
             axes.set_xlabel(x)
@@ -89,17 +89,18 @@ def sharpness(
             axes.set_ylabel(_SAID.get(value, value.replace("_", " ")))
     for axes in canvas.axes[len(cells) :]:
         axes.set_axis_off()
-    drawn = any(at in hollow and len(hollow[at]) for at in cells)
     canvas.legend(style, names, [key("o", reference_label, hollow=True)] if drawn else [])
     return canvas.figure
 
 
-def _panel(axes: Axes, rows: Any, reference: Any, names: list, style: Style, value: str, x: str):
+def _panel(axes, rows, reference, names, style: Style, value: str, x: str) -> bool:
+    """Draws one panel; whether the reference has anything to show there."""
     steps = sorted(rows[x].unique())
     side_by_side = len(steps) <= _MOST_TICKS
     known = finite(rows[value])
     axes.set_yscale("log" if (known > 0).any() else "symlog")
     lowest = [v for v in known if v > 0]
+    drawn = False
     for index, name in enumerate(names):
         shift = (index - (len(names) - 1) / 2) * min(0.07, 0.5 / len(names)) * side_by_side
         place = {step: (i if side_by_side else step) + shift for i, step in enumerate(steps)}
@@ -119,6 +120,7 @@ def _panel(axes: Axes, rows: Any, reference: Any, names: list, style: Style, val
             said = reference[(reference["algorithm"] == name) & reference[x].isin(steps)]
             at = [place[step] + 0.03 * side_by_side for step in said[x]]
             axes.plot(at, said[value], **style.hollow(name, "o"), zorder=4)
+            drawn |= bool(len(said))
             lowest += [v for v in said[value] if v > 0]
     if side_by_side:
         axes.set_xticks(range(len(steps)), [f"{step:g}" for step in steps])
@@ -130,6 +132,7 @@ def _panel(axes: Axes, rows: Any, reference: Any, names: list, style: Style, val
     if value == "step_ratio":
         for level in (1, 2):
             axes.axhline(level, color=GREY, linewidth=0.8, zorder=1)
+    return drawn
 
 
 def _summary(rows: Any, value: str) -> tuple[float, float]:
