@@ -38,12 +38,13 @@ def draw_all(directory: Path | str) -> list[Drawn]:
         columns = in_order_of_paper(sharpness)
         printed = published(sharpness)
         seeds = " and seeds" * (sharpness["seed"].nunique() > 1)
+        hollow = "; hollow: the paper’s value" * bool(len(printed))
         save(
             "sharpness_ratios",
             f"Directional sharpness beside SGD’s{tables_of(columns)}",
             f"Mean of sharpness/|SGD’s sharpness| over the measured batches{seeds}, with their "
-            f"standard deviation{'; hollow: the paper’s value' * bool(len(printed))}. A triangle on "
-            "the lower edge is a mean that is zero or negative.",
+            f"standard deviation{hollow}. A triangle on the lower edge is a mean that is zero or "
+            "negative.",
             lambda: ratio_figure(sharpness, style),
         )
     for (column, epoch), rows in landscapes(landscape):

@@ -200,6 +200,7 @@ def span(
     _names(left, ["best in the span" if n == "span" else label(n) for n, *_ in rows])
     left.set_xlim(-0.2 * top, top)
     left.axvline(0, color=GREY, linewidth=0.8)
+    left.xaxis.set_major_locator(MaxNLocator(5))
     left.set_xlabel("decrease of the test loss")
     left.set_title("how far down")
     values, errors = finite(step.eigenvalues), np.nan_to_num(finite(step.eigenvalues_se))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from scipy.interpolate import PchipInterpolator
 
 from sharpjax._checks import check_choice
@@ -42,7 +43,8 @@ def landscape(
         directions: With a DataFrame: one with the columns of the table "directions", for the
             quadratic models and the critical steps. None draws none.
         scale: Of the distance: "linear", "log", or "both", a panel each.
-        linear: The optimizers on the linear axis; by default all. Its length is set by them.
+        linear: The optimizers on the linear axis, whose length they set; by default those whose
+            best distance is at most five times the median.
         titles: Of the two panels.
         style: Colours of more names than are drawn.
         figure: A figure or subfigure to draw in.
@@ -65,10 +67,12 @@ def landscape(
     style = style_of(style, curves)
     panels = ["linear", "log"] if scale == "both" else [scale]
     canvas = Canvas(1, len(panels), height=3.2, figure=figure, ax=ax)
-    titles = titles or ("linear distance", "logarithmic distance")
+    near = [name for name in (_near(curves) if linear is None else linear) if name in curves]
+    left_out = len(curves) - len(near)
+    without = f", without {left_out} that go far" if left_out else ""
+    titles = titles or (f"linear distance{without}", "logarithmic distance")
     for index, (axes, kind) in enumerate(zip(canvas.axes, panels, strict=True)):
-        names = linear if kind == "linear" and linear is not None else curves
-        shown = {name: curves[name] for name in names if name in curves}
+        shown = {name: curves[name] for name in near} if kind == "linear" else curves
         if not shown:
             axes.set_axis_off()
             continue
@@ -125,6 +129,13 @@ class _Curve:
         return float(self.distance[i - 1] + share * (self.distance[i] - self.distance[i - 1])), True
 
 
+def _near(curves: Mapping[str, _Curve]) -> list[str]:
+    """Those whose best distance is not far beyond the others'."""
+    best = {name: float(curve.best[0].max(initial=0.0)) for name, curve in curves.items()}
+    middle = float(np.median([step for step in best.values() if step > 0] or [math.inf]))
+    return [name for name, step in best.items() if step <= 5 * middle]
+
+
 def _panel(axes: Axes, curves: Mapping[str, _Curve], logarithmic: bool, style: Style) -> None:
     known = [curve for curve in curves.values() if len(curve.loss)]
     start = next((c.start for c in known if math.isfinite(c.start)), math.nan)
@@ -155,6 +166,8 @@ def _panel(axes: Axes, curves: Mapping[str, _Curve], logarithmic: bool, style: S
         axes.set_ylim(bottom, top)
     if logarithmic:
         axes.set_xscale("log")
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlim(steps[0], steps[-1])
 
 

@@ -25,7 +25,8 @@ NEUTRAL = "#444444"
 """The colour of what is no optimizer: the gradient, a span, a density."""
 
 _EVERYTHING = tuple(COLOURS.values()) + MORE_COLOURS
-_MARKERS = "osD^vP*X<>hd"
+# Without the dot, which is everybody's where a line has marks anyway.
+_MARKERS = "sD^vP*X<>hd"
 _DASHES = {  # What is clipped: the gradient, the update.
     (False, False): "-",
     (True, False): (0, (4, 1.8)),
@@ -33,8 +34,13 @@ _DASHES = {  # What is clipped: the gradient, the update.
     (True, True): (0, (4, 1.4, 1.2, 1.4)),
 }
 _CLIPS = re.compile(r"^(?P<base>.+?)(?P<gradient>_clip)?(?P<update>_clip_update)?(?::(?P<of>.+))?$")
-_WORDS = {"sgd": "SGD", "adam": "Adam", "lamb": "LAMB", "lars": "LARS", "lbfgs": "L-BFGS"}
-_WORDS |= {"adamw": "AdamW", "radam": "RAdam", "nadam": "NAdam", "nadamw": "NAdamW"}
+_WORDS = {
+    word.lower(): word
+    for word in (
+        *("SGD", "Adam", "AdamW", "NAdam", "NAdamW", "RAdam", "AMSGrad", "AdaBelief", "AdaGrad"),
+        *("AdaDelta", "RMSProp", "LAMB", "LARS", "SM3", "SOAP", "DoG", "DoWG", "COCOB", "AdEMAMix"),
+    )
+} | {"lbfgs": "L-BFGS"}
 
 
 def family(name: str) -> str:
