@@ -279,9 +279,7 @@ def temporaries(method, directions=1, micro_batches=1, chunk=1):
     updates = {str(i): params for i in range(directions)}
 
     def measure(params, updates, batch):
-        return sharpjax.measure_directions(
-            loss, params, updates, batch, method=method, chunk=chunk
-        )
+        return sharpjax.measure_directions(loss, params, updates, batch, method=method, chunk=chunk)
 
     compiled = jax.jit(measure).lower(params, updates, batch).compile()
     return compiled.memory_analysis().temp_size_in_bytes
