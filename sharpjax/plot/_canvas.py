@@ -23,7 +23,9 @@ WIDTH = 6.4
 TEXT = 9
 GREY = "#999999"
 INK = "#333333"
-RC = {  # Taken on by what is made inside a plot function; the caller's settings stay theirs.
+RC: dict[
+    Any, Any
+] = {  # Taken on by what is made inside a plot function; the caller's settings stay theirs.
     "font.size": TEXT,
     "axes.axisbelow": True,
     "axes.titlesize": TEXT,
@@ -59,6 +61,8 @@ class Canvas:
         ax: Axes | None = None,
         **options: Any,
     ):
+        self.figure: Any
+        self.axes: list[Any]
         self._given = ax is not None
         self._sized = ax is None and figure is None
         if ax is not None:

@@ -29,14 +29,15 @@ def table(results: Any, name: str, needs: Sequence[str]) -> Any:
 
 
 def last_point(frame: Any) -> Any:
-    """The rows of the last measured step: one point of a comparison."""
+    """The rows of one point: the last of a trajectory, or of each optimizer's own."""
     if "step" not in frame.columns:
         return frame
-    last = frame[frame["step"] == frame["step"].max()]
-    if "trajectory" in last.columns and len(last["trajectory"].unique()) > 1:
-        # On trajectories of their own, a point is each optimizer's where it is.
-        last = last[last["trajectory"] == last["algorithm"]]
-    return last
+    if "trajectory" not in frame.columns:
+        return frame[frame["step"] == frame["step"].max()]
+    if frame["trajectory"].nunique() > 1 and not _own(frame):
+        # Several trajectories have no point in common: the last one's.
+        frame = frame[frame["trajectory"] == frame["trajectory"].iloc[-1]]
+    return frame[frame["step"] == frame.groupby("trajectory")["step"].transform("max")]
 
 
 def by(frame: Any, columns: Sequence[str]) -> dict[tuple, Any]:
@@ -47,11 +48,17 @@ def by(frame: Any, columns: Sequence[str]) -> dict[tuple, Any]:
 
 
 def split(frame: Any, panels: Sequence[str] | None) -> dict[tuple, Any]:
-    """The rows of each panel; by default a panel a trajectory, where there are several."""
+    """The rows of each panel; by default a panel a trajectory that several optimizers share."""
     if panels is None:
-        several = "trajectory" in frame.columns and len(frame["trajectory"].unique()) > 1
-        panels = ("trajectory",) if several else ()
+        several = "trajectory" in frame.columns and frame["trajectory"].nunique() > 1
+        panels = ("trajectory",) if several and not _own(frame) else ()
     return by(frame, panels)
+
+
+def _own(frame: Any) -> bool:
+    """Whether each optimizer was measured on its own trajectory alone."""
+    rows = frame[frame["algorithm"] != ""]  # Those of a gradient have no optimizer.
+    return bool((rows["trajectory"] == rows["algorithm"]).all())
 
 
 def panel_title(title: Callable[[tuple], str] | None, at: tuple) -> str:

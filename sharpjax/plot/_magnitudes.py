@@ -53,6 +53,8 @@ def histogram(
     frame = last_point(table(results, "histogram", _COLUMNS))
     rows = frame[frame["quantity"] == "update"]
     others = [str(q) for q in frame["quantity"].unique() if q != "update"]
+    if "trajectory" in frame.columns and frame["trajectory"].nunique() > 1:
+        others = []  # Each optimizer where it is has a gradient of its own.
     names = names_of(rows)
     style = style_of(style, names)
     both = ax is None and bool(others) and bool(names)

@@ -1,4 +1,4 @@
-"""The study's figures: drawn from whatever is recorded, the same bytes each time, and named truly."""
+"""The study's figures: drawn from whatever is recorded, the same bytes each time, named truly."""
 
 import dataclasses
 import math

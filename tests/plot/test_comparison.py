@@ -103,6 +103,27 @@ def test_trajectories_of_their_own_have_a_panel_each():
         plot.sharpness(frame, ax=Figure().add_subplot())
 
 
+def test_optimizers_on_their_own_trajectories_share_a_panel_each_at_its_last_point():
+    found = cases.Tables({
+        name: pandas.concat([
+            frame[frame["algorithm"].isin([own, ""])]
+            for own, steps in (("sgd", (10, 20)), ("adam", (10, 20, 30)))
+            for frame in [cases.comparison(["sgd", "adam"], steps, own).to_pandas(name)]
+        ])
+        for name in ("directions", "landscape", "histogram")
+    })  # fmt: skip
+    (axes,) = plot.sharpness(found).axes
+    lengths = [len(c.lines[0].get_xdata()) for c in axes.containers]
+    assert lengths == [2, 3]
+    axes = plot.landscape(found, scale="log").axes[0]
+    assert len(marked(axes, "D", "v")) == 2
+    table = found.to_pandas().groupby("algorithm").last()
+    newton = {line.get_xdata()[0] for line in marked(axes, "D", "v")}
+    assert newton == set(table["newton_step"])
+    (axes,) = plot.histogram(found).axes  # They have no gradient in common.
+    assert len(axes.lines) == 2
+
+
 def test_atlas_lines_join_equal_promises():
     figure = plot.atlas(cases.comparison(cases.names(7)))
     (axes,) = figure.axes
