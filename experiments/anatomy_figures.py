@@ -1,32 +1,42 @@
-"""The anatomy's figures, drawn from its records alone, in the colours of `look`."""
+"""The anatomy's figures: its records as the library's results, handed to `sharpjax.plot`."""
 
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from matplotlib.axes import Axes
+import matplotlib.figure
+import numpy as np
+import pandas
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import NullLocator
 
-from experiments import algorithms, anatomy_coordinates, anatomy_spectra, paper
+from experiments import paper
 from experiments.anatomy_records import (
+    BIN,
     Block,
     Clipped,
+    Correlation,
     Decrease,
     Density,
     Lorenz,
     Parts,
     Ritz,
     SpanValue,
+    as_spectrum,
+    by_algorithm,
     in_order,
     is_span,
 )
-from experiments.look import Drawn, Look, marker_key, write
+from experiments.figures import frame
+from experiments.look import Drawn, write
+from experiments.places import KINDS
+from sharpjax import BlockSharpness, GaussNewton, SharpnessByRank, SpanStep, plot
 
-_SCOPES = {"global": "-", "tensor": (0, (1.2, 1.2))}
-_QUANTITIES = {"momentum": "#d55e00", "gradient": "#333333"}
+_SCOPES = {"global": "one threshold", "tensor": "a threshold a tensor"}
+_LOOKS = {
+    f"{quantity}, {said}": {"color": colour, "linestyle": dashes}
+    for quantity, colour in (("momentum", plot.style.COLOURS["sgd"]), ("gradient", "#333333"))
+    for said, dashes in zip(_SCOPES.values(), ("-", (0, (1.2, 1.2))), strict=True)
+}
 
 
 def draw(directory: Path | str, place: tuple, rows: dict[type, list]) -> dict[str, Drawn]:
@@ -42,107 +52,111 @@ def draw(directory: Path | str, place: tuple, rows: dict[type, list]) -> dict[st
     return drawn
 
 
+def lorenz_figure(rows: dict[type, list]) -> Figure:
+    """The share of vᵀHv, and of ‖v‖², in the top coordinates of the gradient."""
+    curves = by_algorithm(rows[Lorenz])
+    fields = ("sharpness", "sharpness_se", "share", "squared_norm")
+    found = {
+        name: SharpnessByRank(**{f: np.array([getattr(r, f) for r in curve]) for f in fields})
+        for name, curve in curves.items()
+    }
+    return plot.lorenz(found, [r.fraction for r in next(iter(curves.values()))])
+
+
+def block_figure(rows: dict[type, list], crossing: bool = False) -> Figure:
+    """Layer × kind for each algorithm: the parts within, or with half of the crossing ones."""
+    found = {name: _blocks(mine) for name, mine in by_algorithm(rows[Block]).items()}
+    layers = _layers([r.layer for r in rows[Block]])
+    return plot.blocks(found, crossing=crossing, rows=layers, columns=KINDS)
+
+
+def density_figure(rows: dict[type, list]) -> Figure:
+    """|gᵢ| against |Hᵢᵢ|: counts, and the rank correlation."""
+    titles = {"batch": "Training batch’s gradient", "test": "Test loss’s gradient"}
+    density = frame(rows[Density], Density)
+    names = density["gradient"].unique()
+    figure = matplotlib.figure.Figure(figsize=(6.4, 3.9 * len(names)), layout="constrained")
+    parts = np.ravel(figure.subfigures(len(names), 1))
+    for part, name in zip(parts, names, strict=True):
+        mine = density[density["gradient"] == name]
+        # Lower edges of bins; −∞ is an exact zero.
+        gradient, diagonal = (
+            10 ** (mine[column].to_numpy() + BIN / 2) for column in ("log_gradient", "log_diagonal")
+        )
+        said = [
+            f"{r.scope}: ρ = {r.correlation:.2f}, of noise alone {r.control:.2f}".replace("-", "−")
+            for r in rows[Correlation]
+            if r.gradient == name and r.scope in ("overall", "within tensors")
+        ]
+        title = "\n".join([titles[name], *said])
+        plot.diagonal(gradient, diagonal, weights=mine["count"], title=title, figure=part)
+    return figure
+
+
 def decrease_figure(rows: dict[type, list]) -> Figure:
     """Best decrease of each direction and of the best step in their span; its eigenvalues."""
-    mine = in_order(rows[Decrease])
-    look = Look(r.algorithm for r in mine)
-    figure = Figure(figsize=(9.6, max(4.0, 0.5 * len(mine))), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
-    top = 1.6 * max((r.best_decrease for r in mine), default=1.0)
-    for y, r in enumerate(mine):
-        left.barh(y, r.best_decrease, height=0.6, color=look.colour(r.algorithm), alpha=0.85)
-        for value, marker in ((r.predicted_decrease, "D"), (r.model_decrease, "o")):
-            if math.isfinite(value):
-                marker = ">" if value > top else "<" if value < -0.2 * top else marker
-                place = min(max(value, -0.2 * top), top)
-                left.plot(place, y, **look.hollow(r.algorithm, marker), zorder=4, clip_on=False)
-    names = ["best in the span" if is_span(r) else algorithms.label(r.algorithm) for r in mine]
-    left.set_yticks(range(len(mine)), names)
-    left.invert_yaxis()
-    left.set_xlim(-0.2 * top, top)
-    left.axvline(0, color="#999999", linewidth=0.8)
-    left.grid(axis="y", visible=False)
-    left.set_xlabel("decrease of the test loss")
-    left.set_title("How far down")
-    for r in rows[SpanValue]:
-        error = 0 if math.isnan(r.eigenvalue_se) else r.eigenvalue_se
-        face = "#333333" if r.kept else "white"
-        right.errorbar(
-            *(r.index + 1, r.eigenvalue, error), fmt="o", ms=6, color="#333333", mfc=face, lw=1
-        )
-    largest = max((abs(r.eigenvalue) for r in rows[SpanValue]), default=1.0)
-    right.set_yscale("symlog", linthresh=max(largest * 1e-4, 1e-12))
-    right.yaxis.set_minor_locator(NullLocator())
-    right.axhline(0, color="#999999", linewidth=0.8)
-    right.xaxis.get_major_locator().set_params(integer=True)
-    right.set_xlabel("eigenvector within the span")
-    right.set_title("Curvature; filled: trusted")
-    handles = [
-        marker_key("s", "best along the direction"),
-        marker_key("D", "the quadratic model’s promise", hollow=True),
-        marker_key("o", "the loss at the model’s step", hollow=True),
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
-    return figure
+    mine = sorted(rows[SpanValue], key=lambda r: r.index)
+    whole = next((r for r in rows[Decrease] if is_span(r)), None)
+    step = SpanStep(
+        coefficients=np.array([r.coefficient for r in rows[Decrease] if not is_span(r)]),
+        norm=whole.model_step if whole else math.nan,
+        predicted_decrease=whole.predicted_decrease if whole else math.nan,
+        eigenvalues=np.array([r.eigenvalue for r in mine]),
+        eigenvalues_se=np.array([r.eigenvalue_se for r in mine]),
+        kept=np.array([r.kept for r in mine], bool),
+    )
+    return plot.span(step, pandas.DataFrame(map(vars, in_order(rows[Decrease]))))
+
+
+def parts_figure(rows: dict[type, list]) -> Figure:
+    """vᵀGv and |residual| of each direction, logarithmic."""
+    fields = [f + se for f in ("sharpness", "gauss_newton", "residual") for se in ("", "_se")]
+    found = {
+        r.algorithm: GaussNewton(**{f: getattr(r, f) for f in fields})
+        for r in in_order(rows[Parts])
+    }
+    return plot.gauss_newton(found)
+
+
+def spectrum_figure(rows: dict[type, list]) -> Figure:
+    """The density of the Hessian's eigenvalues, and where each direction's sharpness lies."""
+    marks = {r.algorithm: r.sharpness for r in in_order(rows[Parts])}
+    return plot.spectrum(as_spectrum(rows[Ritz]), marks)
 
 
 def fraction_figure(rows: dict[type, list]) -> Figure:
     """Slope, sharpness and best decrease over clipped fractions; the best fraction marked."""
-    figure = Figure(figsize=(11.4, 4.0), layout="constrained")
-    panels = figure.subplots(1, 3)
-    values: tuple[tuple[str, str, Callable[[Any], float]], ...] = (
-        ("|slope|", "linear", lambda r: abs(r.slope)),
-        ("sharpness", "symlog", lambda r: r.sharpness),
-        ("best decrease of the test loss", "linear", lambda r: r.best_decrease),
+    curves = {
+        f"{quantity}, {_SCOPES[scope]}": mine
+        for (quantity, scope), mine in frame(rows[Clipped], Clipped).groupby(
+            ["quantity", "scope"], sort=False
+        )
+    }
+    return plot.clip_curve(curves, mark=0.05, mark_label="the paper’s 5 %", looks=_LOOKS)
+
+
+def _blocks(rows: list[Block]) -> BlockSharpness:
+    """One direction's records as the library's result."""
+    norms = {(r.layer, r.kind): r.squared_norm for r in rows}
+    at = {place: i for i, place in enumerate(norms)}
+    matrix, errors = np.zeros((2, len(at), len(at)))
+    for r in rows:
+        cell = at[r.layer, r.kind], at[r.other_layer, r.other_kind]
+        matrix[cell], errors[cell] = r.sharpness, r.sharpness_se
+    return BlockSharpness(
+        labels=tuple(at), matrix=matrix, matrix_se=errors, squared_norms=np.array([*norms.values()])
     )
-    curves: dict[tuple[str, str], list] = {}
-    for r in rows[Clipped]:
-        curves.setdefault((r.quantity, r.scope), []).append(r)
-    for axes, (title, scale, value) in zip(panels, values, strict=True):
-        for (quantity, scope), curve in curves.items():
-            style = {"color": _QUANTITIES[quantity], "linestyle": _SCOPES[scope]}
-            whole = sorted((r for r in curve if r.fraction > 0), key=lambda r: r.fraction)
-            axes.plot([100 * r.fraction for r in whole], [value(r) for r in whole], **style)
-            for r in curve:
-                if r.fraction == 0 and scope == "global":
-                    axes.axhline(value(r), color=_QUANTITIES[quantity], linewidth=0.7, alpha=0.6)
-            if title.startswith("best") and whole:
-                best = max(whole, key=value)
-                axes.plot(100 * best.fraction, value(best), "o", ms=6, color=_QUANTITIES[quantity])
-        axes.axvline(5, color="#999999", linewidth=0.8, linestyle=(0, (3, 2)))
-        _limits(axes, scale, [value(r) for r in rows[Clipped]])
-        axes.set_xscale("log")
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(lambda x, _: f"{x:g} %")
-        axes.set_xlabel("clipped coordinates")
-        axes.set_title(title)
-    handles = [
-        Line2D([], [], color=_QUANTITIES[q], ls=_SCOPES[s], label=f"{q}, {_scope(s)}")
-        for q, s in curves
-    ]
-    grey = {"color": "#999999", "linewidth": 0.8}
-    handles += [
-        Line2D([], [], ls=(0, (3, 2)), label="the paper’s 5 %", **grey),
-        Line2D([], [], label="unclipped", **grey),
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, handlelength=2.6)
-    return figure
 
 
-def _scope(scope: str) -> str:
-    return {"global": "one threshold", "tensor": "a threshold a tensor"}[scope]
+def _layers(names: list[str]) -> list[str]:
+    """In the order of a forward pass."""
+    first = {"embeddings": 0, "encoder": 1, "decoder": 2, "head": 4}
 
+    def key(name: str) -> tuple:
+        stack, _, number = name.partition(" ")
+        return first.get(stack, 3), stack, int(number) if number.isdigit() else 10**9
 
-def _limits(axes: Axes, scale: str, values: list[float]) -> None:
-    known = [v for v in values if math.isfinite(v)]
-    if scale == "symlog" and known:
-        if min(known) <= 0:
-            axes.set_yscale("symlog", linthresh=max(map(abs, known)) / 100 or 1)
-        else:
-            axes.set_yscale("log")
-        axes.yaxis.set_minor_locator(NullLocator())
-    elif known:
-        axes.set_ylim(0, 1.08 * max(known) or 1)
+    return sorted(set(names), key=key)
 
 
 _FIGURES: tuple[tuple[type, str, str, str, Callable[[dict], Figure]], ...] = (
@@ -153,7 +167,7 @@ _FIGURES: tuple[tuple[type, str, str, str, Callable[[dict], Figure]], ...] = (
         "Share of each direction’s vᵀHv, and of its squared length, that lies in the top "
         "coordinates of the training gradient. Band: standard error over micro-batches of the "
         "test subset. A share may leave [0, 1], since coordinates may contribute negatively.",
-        anatomy_coordinates.lorenz_figure,
+        lorenz_figure,
     ),
     (
         Block,
@@ -162,7 +176,7 @@ _FIGURES: tuple[tuple[type, str, str, str, Callable[[dict], Figure]], ...] = (
         "vᵢᵀHᵢᵢvᵢ for each layer and kind, in per cent of the sum of all their magnitudes "
         "(below 0.5 % without a number). The titles: the sum of these and of all crossing pairs; "
         "together they are vᵀHv.",
-        anatomy_coordinates.block_figure,
+        block_figure,
     ),
     (
         Block,
@@ -170,7 +184,7 @@ _FIGURES: tuple[tuple[type, str, str, str, Callable[[dict], Figure]], ...] = (
         "Where the sharpness sits: each block with its half of the crossing pairs",
         "Σⱼ vᵢᵀHᵢⱼvⱼ, what block i’s coordinates contribute to vᵀHv, in per cent of the sum of "
         "magnitudes.",
-        lambda rows: anatomy_coordinates.block_figure(rows, crossing=True),
+        lambda rows: block_figure(rows, crossing=True),
     ),
     (
         Density,
@@ -179,7 +193,7 @@ _FIGURES: tuple[tuple[type, str, str, str, Callable[[dict], Figure]], ...] = (
         "Sampled coordinates by |gᵢ| and the estimate of |Hᵢᵢ|, and Spearman’s rank correlation, "
         "beside that with the estimator’s noise alone: the noise has the size of row i of the "
         "Hessian, and where it is larger than Hᵢᵢ, the height shows the row.",
-        anatomy_coordinates.density_figure,
+        density_figure,
     ),
     (
         Decrease,
@@ -197,7 +211,7 @@ _FIGURES: tuple[tuple[type, str, str, str, Callable[[dict], Figure]], ...] = (
         "What the curvature is made of",
         "vᵀHv = vᵀGv + residual: the curvature of the cross-entropy in the logits, and of the "
         "logits in the parameters. Standard errors over micro-batches of the test subset.",
-        anatomy_spectra.parts_figure,
+        parts_figure,
     ),
     (
         Ritz,
@@ -206,7 +220,7 @@ _FIGURES: tuple[tuple[type, str, str, str, Callable[[dict], Figure]], ...] = (
         "Stochastic Lanczos quadrature; each value is blurred by 15 % of its size. The edges "
         "are resolved best; near zero a hump stands for very many eigenvalues. Band: standard "
         "error over random starts.",
-        anatomy_spectra.spectrum_figure,
+        spectrum_figure,
     ),
     (
         Clipped,

@@ -23,9 +23,9 @@ from experiments import (
 from experiments import anatomy_records as anatomy
 from experiments.__main__ import main
 from experiments.algorithms import AlgorithmError
-from experiments.look import COLOURS, Look
 from experiments.tables import Run, claim_table
 from experiments.trajectory import gradient, mean_loss
+from sharpjax.plot.style import COLOURS, Style
 from tests.cases import network
 from tests.experiments import test_anatomy, tiny
 from tests.experiments.test_claims import synthetic_rows
@@ -240,7 +240,7 @@ def test_claims_of_absent_algorithms_are_not_measured_and_the_others_stay(tmp_pa
 
 def test_other_algorithms_have_colours_of_their_own_and_what_is_clipped_shows():
     names = [*paper.ALGORITHMS, "lion", "lion_clip", "muon", "sophia_clip_update", "span"]
-    look = Look(names)
+    look = Style(names)
     assert look.colour("lion") == look.colour("lion_clip") != look.colour("muon")
     families = {algorithms.family(n) for n in names}
     assert len({look.colour(n) for n in families}) == len(families)
