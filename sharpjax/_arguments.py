@@ -83,9 +83,10 @@ def _check_loss(loss_fn, has_aux, rest, structure, types) -> None:
     def loss(params, batches, traced):
         first = jax.tree.map(lambda x: jax.lax.index_in_dim(x, 0, keepdims=False), batches)
         before = () if batches is None else (first,)
-        return loss_fn.value(widen(params), *before, *join(traced, rest))
+        # Checked here: of the auxiliary, which may be anything, nothing is returned.
+        check_scalar(loss_fn.value(widen(params), *before, *join(traced, rest)), has_aux)
 
-    check_scalar(jax.eval_shape(loss, *structure.unflatten(types)), has_aux)
+    jax.eval_shape(loss, *structure.unflatten(types))
 
 
 def split(args, numbers_static) -> tuple[list, _Rest]:

@@ -76,11 +76,12 @@ def check_scalar(out: Any, has_aux: bool) -> None:
         raise TypeError(
             f"loss_fn must return a scalar, got {out}; has_aux=True is for (scalar, auxiliary)"
         )
-    leaves = jax.tree.leaves(out)
-    if len(leaves) != 1 or jax.tree.structure(out) != jax.tree.structure(0.0):
+    if not jax.tree_util.all_leaves([out]) or not _is_number(out):
         raise TypeError(f"loss_fn must return a scalar, got {out}")
-    if leaves[0].shape != () or not jnp.issubdtype(leaves[0].dtype, jnp.floating):
-        raise TypeError(
-            f"loss_fn must return a real scalar, got shape {leaves[0].shape}, "
-            f"dtype {leaves[0].dtype}"
-        )
+    shape, dtype = jnp.shape(out), jnp.result_type(out)
+    if shape != () or not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"loss_fn must return a real scalar, got shape {shape}, dtype {dtype}")
+
+
+def _is_number(x: Any) -> bool:
+    return hasattr(x, "dtype") or isinstance(x, int | float | complex)

@@ -44,17 +44,15 @@ class Point:
     """τ at which that fraction of the gradient's coordinates would be clipped; NaN without it."""
     precision: dict[str, Precision] | None
     """Name -> float32 beside float64; None without `precision`."""
+    names: tuple[str, ...] = static()
+    """The updates in the order in which they were given: that of `overlap`'s rows and columns.
+    (Dicts that pass through JAX come back sorted.)"""
     fraction: float = static()
     """The top fraction that the other fields mean."""
     step: int = static()
     """The training step at which it was measured; 0 on its own."""
     trajectory: str = static()
     """Whose updates led to the point; empty on its own."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The updates' names, in the order in which they were given."""
-        return tuple(self.directions)
 
     def to_pandas(self, table: str = "directions") -> Any:
         """One of the tables of `Comparison.to_pandas`, of this point alone."""
@@ -158,6 +156,7 @@ def measure_point(
         precision=measure_precision(loss_fn, params, updates, batches, **options)
         if precision
         else None,
+        names=tuple(updates),
         fraction=float(fraction),
         step=0,
         trajectory="",

@@ -91,7 +91,8 @@ def import_pandas() -> Any:
 def _directions(point: Point):
     reference = point.directions.get("sgd")
     scale = abs(float(reference.sharpness)) if reference is not None else np.nan
-    for name, stats in point.directions.items():
+    for name in point.names:
+        stats = point.directions[name]
         search = point.searches[name] if point.searches is not None else None
         found = ("best_step", "best_decrease", "critical_step")
         yield {
@@ -106,15 +107,16 @@ def _directions(point: Point):
 
 
 def _landscape(point: Point):
-    for name, search in (point.searches or {}).items():
+    for name in point.names if point.searches else ():
+        search = point.searches[name]
         for distance, loss in zip(search.steps, search.losses, strict=True):
             yield {"algorithm": name, "distance": float(distance), "loss": float(loss)}
 
 
 def _histogram(point: Point):
     bounds = np.concatenate([[-np.inf], EDGES, [np.inf]])
-    for name, counts in point.histogram.items():
-        gradient = name == "gradient" and name not in point.directions
+    for name in sorted(point.histogram, key=(*point.names, "gradient").index):
+        counts, gradient = point.histogram[name], name not in point.names
         for i in np.flatnonzero(np.asarray(counts)):
             yield {
                 "algorithm": "" if gradient else name,
@@ -127,10 +129,11 @@ def _histogram(point: Point):
 
 def _cosines(point: Point):
     span, overlap = point.span, np.asarray(point.overlap)
+    place = dict(zip(span.names, range(len(span.names)), strict=True)) if span else {}
     for i, name in enumerate(point.names):
         for j, other in enumerate(point.names):
             curvature = (span.gram, span.curvature, span.curvature_se) if span else ()
-            values = [float(np.asarray(x)[i, j]) for x in curvature] or [np.nan] * 3
+            values = [float(x[place[name], place[other]]) for x in curvature] or [np.nan] * 3
             fields = ("cosine", "curvature", "curvature_se")
             yield {
                 "algorithm": name,
@@ -141,7 +144,8 @@ def _cosines(point: Point):
 
 
 def _precision(point: Point):
-    for name, found in (point.precision or {}).items():
+    for name in point.names if point.precision else ():
+        found = point.precision[name]
         yield {"algorithm": name} | {
             f.name: float(getattr(found, f.name)) for f in dataclasses.fields(found)
         }

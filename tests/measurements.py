@@ -196,7 +196,7 @@ MEASUREMENTS = (
         "loss_plane",
         lambda f, p, u, b, **o: (
             sharpjax.loss_plane(
-                f, p, u, p, b, points=3, extent=((-1.0, 1.0), (-1.0, 1.0)), **o
+                f, p, u, p, b, points=3, extent=1.0, **o
             ).losses
         ),
         jit=False,

@@ -137,7 +137,7 @@ def test_a_branch_on_a_number_makes_it_static():
 
 def test_has_aux_takes_the_scalar_alone():
     _, params, batch = network(KEY)
-    loss = lambda p, b: (network_loss(p, b), {"seen": b["x"]})  # noqa: E731
+    loss = lambda p, b: (network_loss(p, b), {"seen": b["x"], "note": "anything"})  # noqa: E731
     chex.assert_trees_all_close(
         measure(loss, params, params, split(batch), has_aux=True),
         measure(network_loss, params, params, split(batch)),
