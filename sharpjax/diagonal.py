@@ -97,9 +97,9 @@ def _diagonal(objective: Objective, key, at, *, probes) -> HessianDiagonal:
 
     def probe(carry, key):  # Welford's update of mean and squared deviations.
         count, mean, squares = carry
-        signs = random_signs(key, params)
-        product = objective.mean(lambda loss: linearize_gradient(loss, params)[2](signs), params)
-        found = jax.tree.map(jnp.multiply, signs, product)
+        z = objective.like_params(optax.tree.random_like(key, params, signs))
+        product = objective.mean(lambda loss: linearize_gradient(loss, params)[2](z), params)
+        found = jax.tree.map(jnp.multiply, z, product)
         change = jax.tree.map(jnp.subtract, found, mean)
         mean = jax.tree.map(lambda m, c: m + c / (count + 1).astype(c.dtype), mean, change)
         squares = jax.tree.map(lambda s, c, x, m: s + c * (x - m), squares, change, found, mean)
@@ -111,8 +111,3 @@ def _diagonal(objective: Objective, key, at, *, probes) -> HessianDiagonal:
     (_, mean, squares), samples = jax.lax.scan(probe, start, jax.random.split(key, probes))
     scale = probes * (probes - 1)
     return HessianDiagonal(mean, jax.tree.map(lambda s: jnp.sqrt(s / scale), squares), samples)
-
-
-def random_signs(key: jax.Array, like: Any) -> Any:
-    """A tree of independent ±1, leaf by leaf, with the shardings of `like`."""
-    return optax.tree.random_like(key, like, signs)
