@@ -223,6 +223,10 @@ def scale_by_clipped_factored_rms(
     V̂ = R·C/1ᵀR; a vector has V̂ ← βV̂ + (1−β)(g² + ε). A tensor of more axes is a stack of matrices
     in its last two. Statistics are kept in float32 or wider.
 
+    `optax.scale_by_factored_rms` is not that with other numbers: it factors the two largest axes
+    and by default from 128 on, its β has another count, and a clip ratio around it would have to
+    divide by the gradient, which is 0/0 where an embedding's row is untouched.
+
     Args:
       clip: Fraction of the coordinates that saturate in the numerator, in [0, 1].
       decay_exponent: In (0, 1]; the paper's 0.8.

@@ -85,7 +85,8 @@ def test_it_is_found_inside_other_states(wrap):
 def test_injected_masked_and_partitioned():
     expected = sharpjax.preconditioner(run(optax.adam(1.0))[2])
     injected = run(optax.inject_hyperparams(optax.adam)(learning_rate=1.0))[2]
-    chex.assert_trees_all_close(sharpjax.preconditioner(injected), expected, rtol=1e-6)
+    found = sharpjax.preconditioner(injected)
+    chex.assert_trees_all_close(found, expected, rtol=1e-4)  # Its b2 is a float32.
 
     mask = {"bias": False, "kernel": True, "wide": True, "square": True}
     found = sharpjax.preconditioner(run(optax.masked(optax.adam(1.0), mask))[2])

@@ -7,6 +7,7 @@ import chex
 import jax
 import optax
 import optax.contrib
+import orbax.checkpoint as ocp
 import pytest
 
 import sharpjax
@@ -19,6 +20,7 @@ from experiments import (
     records,
     report,
     sharpness,
+    trajectory,
 )
 from experiments import anatomy_records as anatomy
 from experiments.__main__ import main
@@ -67,6 +69,7 @@ def test_the_seven_are_the_librarys(name):
         ("muon", lambda: optax.contrib.muon(0.01)),
         ("polyak_sgd", lambda: optax.polyak_sgd(0.01)),
         ("adam_clip", lambda: sharpjax.adam(0.01, clip=CLIP)),
+        ("sgd_clip:0.4", lambda: sharpjax.sgd(0.01, clip=0.4)),
         ("lion_clip", lambda: optax.chain(sharpjax.coord_clip(CLIP), optax.lion(0.01))),
         ("sgd_clip_update", lambda: optax.chain(sharpjax.sgd(0.01), sharpjax.coord_clip(CLIP))),
         (
@@ -116,7 +119,9 @@ def test_the_loss_of_a_step_is_the_one_that_its_gradient_derives(key, micro_batc
     [
         ("lionn", "'lionn' is no optimizer of sharpjax or optax, near: lion$"),
         ("sofia_clip_update", "'sofia_clip_update' .* near: sophia_clip_update$"),
-        ("xyzzy", "'xyzzy' .* the paper's: sgd, sgd_clip, adam, "),
+        ("xyzzy", "'xyzzy' .* known: sgd, normalized_sgd, adam, "),
+        ("SGD", "near: sgd$"),
+        ("sgd_clip:2", "the fraction of 'sgd_clip:2' must be"),
         ("dpsgd", "optax.contrib.dpsgd is no optimizer .* it takes learning_rate, l2_norm_clip"),
         ("scale_by_rprop", "optax.scale_by_rprop is no optimizer"),
         ("", "'' is no optimizer"),
@@ -125,6 +130,17 @@ def test_the_loss_of_a_step_is_the_one_that_its_gradient_derives(key, micro_batc
 def test_other_names_are_answered_with_the_near_ones(name, message):
     with pytest.raises(AlgorithmError, match=message):
         algorithms.check(name)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:orbax")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_state_with_arrays_of_size_zero_is_kept(tmp_path):
+    state = {"empty": jax.numpy.zeros((0, 3)), "count": jax.numpy.int32(4)}
+    with trajectory._checkpoints(tmp_path) as manager:
+        manager.save(1, args=ocp.args.StandardSave(trajectory._storable(state)))
+        like = jax.tree.map(ocp.utils.to_shape_dtype_struct, trajectory._storable(state))
+        restored = manager.restore(1, args=ocp.args.StandardRestore(like))
+    assert restored["empty"].shape == (1,) and restored["count"] == 4
 
 
 def test_an_optimizer_that_cannot_work_is_named():
@@ -145,6 +161,8 @@ def test_labels_are_readable_and_in_order():
         "Sign SGD",
     ]
     assert {n: algorithms.label(n) for n in paper.ALGORITHMS} == paper.ALGORITHMS
+    assert algorithms.label("sgd_clip:0.1") == "SGD, clipped at 0.1"
+    assert algorithms.family("sgd_clip:0.1") == "sgd"
 
 
 def test_a_configurations_algorithms():
