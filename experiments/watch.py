@@ -99,7 +99,7 @@ class Watch:
             else:
                 progress = None
                 self.say(f"{name}: {total} steps{resumed}")
-            activity = held.enter_context(self._active(f"{name}: step {done + 1}/{total}"))
+            activity = held.enter_context(self._active(name))
             self._stage = Stage(self, name, total, done, kinds or {}, activity, progress)
             try:
                 yield self._stage
