@@ -10,6 +10,8 @@ from types import SimpleNamespace
 
 import jax
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from experiments import records, sharpness, trajectory
@@ -38,7 +40,7 @@ def write_model(path, seed):
             num_attention_heads=2,
             intermediate_size=8,
             max_position_embeddings=20,
-        )  # fmt: skip
+        )
     )
     models.save_pretrained(path, model, models.init_params(model, jax.random.key(seed)))
 
@@ -144,41 +146,36 @@ def test_a_cut_json_is_mended_and_continued(name, keep, files):
 
 
 IN_A_LOCALE = """
-import sys, tempfile
+import dataclasses, sys
 from pathlib import Path
-import dataclasses
 from experiments.__main__ import main
-from experiments import records
 from experiments.study import Study
 from experiments.watch import Watch
 from tests.experiments import tiny
 folder = Path(sys.argv[1])
 config = tiny.config(warmup_steps=0)
-mlm = dataclasses.replace(config.mlm, corpus=str(folder / sys.argv[2]))
-with Study(folder / "run", dataclasses.replace(config, mlm=mlm), Watch()).open() as study:
+mlm, causal = (dataclasses.replace(config.mlm, corpus=str(folder / n)) for n in sys.argv[2:])
+config = dataclasses.replace(config, mlm=mlm, causal=causal)
+with Study(folder / "run", config, Watch()).open() as study:
     study.task("mlm", 0)
+    study.task("causal", 0)
 assert main(["report", str(folder / "nowhere")]) == 2
-print("é")
+print("\\u00e9")
 """
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
 
 
-@pytest.mark.parametrize("name", ["textes.parquet", "textes.jsonl"])
-def test_a_run_goes_on_in_another_locale(name, tmp_path):
+def test_a_run_goes_on_in_another_locale(tmp_path):
     """Its path is not ASCII: neither the path nor its texts are another's for that."""
-    import pyarrow
-    import pyarrow.parquet
-
     folder = tmp_path / "é à"
     folder.mkdir()
     rows = [f"{row} C'était bien." for row in ROWS]
-    if name.endswith("parquet"):
-        pyarrow.parquet.write_table(pyarrow.table({"text": rows}), folder / name)
-    else:
-        write_texts(folder / name, rows)
+    names = ["textes.parquet", "textes.jsonl"]
+    pyarrow.parquet.write_table(pyarrow.table({"text": rows}), folder / names[0])
+    write_texts(folder / names[1], rows)
     for environment in ({}, ASCII):
         done = subprocess.run(
-            [sys.executable, "-c", IN_A_LOCALE, str(folder), name],
+            [sys.executable, "-c", IN_A_LOCALE, str(folder), *names],
             cwd=ROOT,
             env=os.environ | {"PYTHONUTF8": "1"} | environment,
             capture_output=True,
@@ -188,9 +185,10 @@ def test_a_run_goes_on_in_another_locale(name, tmp_path):
         assert done.stderr.count(b"\n") == 1 and b"nowhere: no records" in done.stderr
     assert done.stdout == b"?\n"
     recorded = json.loads((folder / "run" / "config.json").read_text(encoding="utf-8"))
-    assert recorded["mlm"]["corpus"] == str(folder / name)
     about = json.loads((folder / "run" / "provenance.json").read_text(encoding="utf-8"))
-    assert about["tasks"]["mlm"]["corpus"] == f"é à/{name}"
+    for task, name in zip(("mlm", "causal"), names, strict=True):
+        assert recorded[task]["corpus"] == str(folder / name)
+        assert about["tasks"][task]["corpus"] == f"é à/{name}"
 
 
 # --- What is on disk when -------------------------------------------------------------------------
