@@ -49,22 +49,20 @@ def run(
     for epoch in config.measured_epochs:
         drawn = rng(task.seed, task.name, "landscape", epoch).choice(task.measured_batches(epoch))
         measured[epoch, int(drawn)] = True
-    recorded = {
-        (row.epoch, row.batch)
-        for row in processes.from_first(lambda: records.read(directory, records.Sharpness))
-        if (row.task, row.trajectory, row.seed) == (task.name, name, task.seed)
-    }
-    first_landscape = min(point for point, full in measured.items() if full)
-    checked = {
-        "none": set(),
-        "first": {first_landscape},
-        "all": set(measured),
-    }[config.precision_check] - {
-        (row.epoch, row.batch)
-        for row in processes.from_first(lambda: records.read(directory, records.Precision))
-        if (row.task, row.trajectory, row.seed) == (task.name, name, task.seed)
-    }
-    missing = (measured.keys() - recorded) | checked
+
+    def points_of(table: type) -> set[tuple[int, int]]:
+        return {
+            (row.epoch, row.batch)
+            for row in processes.from_first(lambda: records.read(directory, table))
+            if (row.task, row.trajectory, row.seed) == (task.name, name, task.seed)
+        }
+
+    full = {point for point, landscape in measured.items() if landscape}
+    asked = {"none": set(), "first": {min(full)}, "all": set(measured)}[config.precision_check]
+    recorded = points_of(records.Sharpness)
+    landscapes = full - points_of(records.Landscape)
+    checks = asked - points_of(records.Precision)
+    missing = (measured.keys() - recorded) | landscapes | checks
     if not missing:
         return
     per_epoch = config.batches_per_epoch
@@ -80,7 +78,7 @@ def run(
             f"delete {checkpoints}, and the same command measures them again"
         )
     if max(map(number, missing)) <= passed:
-        return  # A check that an earlier version did not make.
+        return  # What an earlier version did not record.
     test = layout.place_batch(task.test)
     last_epoch, last_batch = max(measured)
 
@@ -105,25 +103,18 @@ def run(
                 chunk=config.chunk,
             )
         if (epoch, batch) not in recorded:
-            rows = _sharpness_rows(cell, config, step, stats)
-            extra = []
-            if measured[epoch, batch]:
-                with watch.doing("landscapes"):
-                    extra += _landscape_rows(cell, config, task, step, stats, test)
-                extra += _histogram_rows(cell, step, layout)
-                extra += scales.measure(cell, step)
-            # What belongs to a point comes before its sharpness, whose presence says that it is
-            # there. The check in float64 is told by its own rows.
-            record(extra)
-            record(rows)
-        if (epoch, batch) in checked:
+            record(_sharpness_rows(cell, config, step, stats))
+        if (epoch, batch) in landscapes:
+            record(_histogram_rows(cell, step, layout) + scales.measure(cell, step))
+            with watch.doing("landscapes"):  # Last: their presence says that the others are there.
+                record(_landscape_rows(cell, config, task, step, stats, test))
+        if (epoch, batch) in checks:
             with watch.doing("check in float64"):
                 record(_precision_rows(cell, task, layout, step, stats))
 
     def kind(point: tuple[int, int]) -> str:
-        landscape = " with landscapes" if measured[point] and point not in recorded else ""
-        check = " and a check in float64" if point in checked else ""
-        return f"measurement{landscape}{check}"
+        also = ["landscapes"] * (point in landscapes) + ["a check in float64"] * (point in checks)
+        return " with ".join(filter(None, ("measurement", " and ".join(also))))
 
     follow(
         config,

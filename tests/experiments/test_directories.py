@@ -194,6 +194,10 @@ def test_a_run_goes_on_in_another_locale(tmp_path):
 # --- What is on disk when -------------------------------------------------------------------------
 
 
+def points_of(directory, table):
+    return [(row.epoch, row.batch) for row in records.read(directory, table)]
+
+
 @pytest.fixture
 def measured(tmp_path, monkeypatch):
     """Experiment 1 without its arithmetic: `run(check)` -> the points checked in float64."""
@@ -204,8 +208,6 @@ def measured(tmp_path, monkeypatch):
     layout = SimpleNamespace(place_batch=lambda batch: batch)
     stats = {"sgd": SimpleNamespace(sharpness=2.0)}
     monkeypatch.setattr(sharpness.sharpjax, "measure_directions", lambda *a, **k: stats)
-    monkeypatch.setattr(sharpness, "_landscape_rows", lambda cell, *_: [
-        records.Landscape(*cell, "sgd", step=0.0, loss=1.0)])  # fmt: skip
     monkeypatch.setattr(sharpness, "_histogram_rows", lambda *_: [])
     monkeypatch.setattr(sharpness.scales, "measure", lambda *_: [])
     monkeypatch.setattr(sharpness, "_sharpness_rows", lambda cell, *_: [
@@ -217,17 +219,25 @@ def measured(tmp_path, monkeypatch):
 
     monkeypatch.setattr(sharpness, "follow", follow)
 
+    def reach(cell, what, fail):
+        """What is measured at a point is on disk before the next stage of it begins."""
+        assert cell[3:] in points_of(tmp_path, records.Sharpness)
+        if (what, cell[3:]) == fail:
+            raise RuntimeError("killed")
+
     def run(check, fail=None):
         points = []
 
+        def landscape(cell, *_):
+            reach(cell, "landscapes", fail)
+            return [records.Landscape(*cell, "sgd", step=0.0, loss=1.0)]
+
         def precision(cell, *_):
-            here = [(r.epoch, r.batch) for r in records.read(tmp_path, records.Sharpness)]
-            assert cell[3:] in here  # What is measured is on disk before the check begins.
-            if cell[3:] == fail:
-                raise RuntimeError("killed")
+            reach(cell, "check", fail)
             points.append(cell[3:])
             return [records.Precision(*cell, "sgd", 2.0, 2.0, 0.0)]
 
+        monkeypatch.setattr(sharpness, "_landscape_rows", landscape)
         monkeypatch.setattr(sharpness, "_precision_rows", precision)
         study = dataclasses.replace(config, precision_check=check)
         sharpness.run(tmp_path, study, task, "sgd", None, Watch(), layout)
@@ -244,19 +254,26 @@ EVERY_POINT = [(1, 2), (1, 4), (2, 2), (2, 4)]
 def test_the_check_in_float64_is_made_where_it_is_asked_for(check, count, measured):
     points = measured(check)
     assert len(points) == count and points == [p for p in EVERY_POINT if p in points]
-    first = min((r.epoch, r.batch) for r in records.read(measured.directory, records.Landscape))
+    first = min(points_of(measured.directory, records.Landscape))
     assert check != "first" or points == [first]
     assert measured(check) == []  # Again: all is there.
 
 
-def test_a_run_that_dies_in_the_check_keeps_what_it_measured_and_makes_the_check(measured):
+@pytest.mark.parametrize("what", ["landscapes", "check"])
+def test_a_run_that_dies_at_a_point_keeps_what_it_measured_and_makes_the_rest(what, measured):
+    measured("none")
+    landscapes = points_of(measured.directory, records.Landscape)
+    for table in (records.Sharpness, records.Landscape):
+        (measured.directory / table.FILE).unlink()
+    at = landscapes[-1]
     with pytest.raises(RuntimeError, match="killed"):
-        measured("all", fail=(1, 4))
-    rows = records.read(measured.directory, records.Sharpness)
-    assert [(r.epoch, r.batch) for r in rows] == EVERY_POINT[:2]
-    assert len(records.read(measured.directory, records.Precision)) == 1
-    assert measured("all") == EVERY_POINT[1:]
-    assert len(records.read(measured.directory, records.Precision)) == 4
+        measured("all", fail=(what, at))
+    assert points_of(measured.directory, records.Sharpness)[-1] == at
+    before = EVERY_POINT.index(at)
+    assert points_of(measured.directory, records.Precision) == EVERY_POINT[:before]
+    assert measured("all") == EVERY_POINT[before:]
+    assert points_of(measured.directory, records.Precision) == EVERY_POINT
+    assert points_of(measured.directory, records.Landscape) == landscapes
 
 
 def test_records_that_a_checkpoint_has_passed_are_missed(measured):
