@@ -123,9 +123,9 @@ def run(
                     records.append(directory, rows)
 
     def kind(point: tuple[int, int]) -> str:
-        landscape = " with landscapes" if point in missing[records.Landscape] else ""
-        check = " and a check in float64" if point in missing[records.Precision] else ""
-        return f"measurement{landscape}{check}"
+        names = {records.Landscape: "landscapes", records.Precision: "a check in float64"}
+        also = " and ".join(name for table, name in names.items() if point in missing[table])
+        return f"measurement with {also}" if also else "measurement"
 
     follow(
         config,

@@ -99,7 +99,7 @@ class Watch:
             else:
                 progress = None
                 self.say(f"{name}: {total} steps{resumed}")
-            activity = held.enter_context(self._active(f"{name}: step {done + 1}/{total}"))
+            activity = held.enter_context(self._active(name))
             self._stage = Stage(self, name, total, done, kinds or {}, activity, progress)
             try:
                 yield self._stage
@@ -176,6 +176,7 @@ class Stage:
         special = Counter(kind for number, kind in kinds.items() if done < number <= total)
         self.ahead = special + Counter({STEP: total - done - special.total()})
         self.took: dict[str, list[float]] = {}
+        self._name_next(done + 1)
 
     def step(self, number: int, loss: float) -> None:
         """Step `number` (from 1) is done at this training loss."""
@@ -183,11 +184,7 @@ class Stage:
         self.took.setdefault(kind, []).append(now - self.ended)
         self.ahead[kind] -= 1
         self.ended = self.activity.started = now
-        coming = (
-            f"{self.name}: step {number + 1}/{self.total}" if number < self.total else self.name
-        )
-        kind = self.kinds.get(number + 1)
-        self.activity.name = f"{coming} ({kind})" if kind else coming
+        self._name_next(number + 1)
         rate = (number - self.first) / (now - self.started) if now > self.started else 0.0
         self.note = f"loss {loss:.4f}, {rate:.2g} steps/s, {self.left()}"
         if self.progress is not None:
@@ -212,6 +209,11 @@ class Stage:
             at_most |= len(took) == 1
             total += count * (took[0] if len(took) == 1 else sum(took[1:]) / (len(took) - 1))
         return f"{'at most ' * at_most}{duration(total)} left"
+
+    def _name_next(self, number: int) -> None:
+        where = f"{self.name}: step {number}/{self.total}" if number <= self.total else self.name
+        kind = self.kinds.get(number)
+        self.activity.name = f"{where} ({kind})" if kind else where
 
     def show(self, what: str) -> None:
         """On a bar: what goes on within the step."""
