@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from sharpjax.plot._canvas import GREY, TEXT, Canvas, key, minus, plain_log, styled
 from sharpjax.plot._frames import by, finite, names_of, panel_title, split, style_of, table
-from sharpjax.plot.style import Style
+from sharpjax.plot.style import Style, clipped
 
 _SAID = {
     "ratio": "sharpness / |SGD’s|",
@@ -208,7 +208,8 @@ def atlas(
     plain_log(axes.yaxis)
     axes.set_xlabel("|slope| along the unit direction")
     axes.set_ylabel("sharpness vᵀHv")
-    canvas.legend(style, names)
+    hollow = any(any(clipped(name)) for name in names)
+    canvas.legend(style, names, [key("o", "clipped", hollow=True)] if hollow else [])
     return canvas.figure
 
 

@@ -189,6 +189,27 @@ def test_plane_has_its_least_loss_and_both_updates():
     plot.plane(flat).draw_without_rendering()
 
 
+def test_dominant_share_is_cumulative():
+    figure = plot.dominant({"sgd": [0.5, 0.25, 0.125], "sgd_clip": [0.1, 0.1, 0.1]})
+    first, second = figure.axes[0].lines[:2]
+    np.testing.assert_allclose(first.get_xydata(), [[1, 0.5], [2, 0.75], [3, 0.875]])
+    np.testing.assert_allclose(second.get_ydata(), [0.1, 0.2, 0.3])
+    assert second.is_dashed() and not first.is_dashed()
+
+
+def test_noise_has_downhill_to_the_right():
+    found = SimpleNamespace(
+        signal_to_noise={"sgd": -0.3, "adam": 0.1},
+        signal_to_noise_se={"sgd": 0.05, "adam": math.nan},
+        noise_scale=120.0,
+        noise_scale_se=math.nan,
+    )
+    axes = plot.noise(found).axes[0]
+    assert [c.lines[0].get_xdata()[0] for c in axes.containers] == [0.3, -0.1]
+    assert axes.get_title(loc="left") == "noise scale 120 examples"
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["SGD", "Adam"]
+
+
 def test_results_of_the_library_itself_are_drawn():
     pytest.importorskip("sharpjax.named")
     import jax.numpy as jnp
