@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import numpy as np
 import pandas
 import pytest
-from matplotlib.colors import to_hex
 from scipy.stats import spearmanr
 
 from sharpjax import plot
@@ -182,9 +181,20 @@ def test_plane_has_its_least_loss_and_both_updates():
     axes = figure.axes[0]
     (cross,) = (line for line in axes.lines if line.get_marker() == "x")
     np.testing.assert_allclose(cross.get_xydata(), [[1.0, 0.5]])
-    arrows = {arrow.xy: to_hex(arrow.arrow_patch.get_edgecolor()) for arrow in axes.texts}
     style = plot.Style(("sgd", "adam"))
-    assert arrows == {(1.5, 0.0): style.colour("sgd"), (0.5, 0.75): style.colour("adam")}
+    dots = {
+        tuple(line.get_xydata()[0]): line.get_color()
+        for line in axes.lines
+        if line.get_marker() == "o"
+    }
+    assert dots == {(1.5, 0.0): style.colour("sgd"), (0.5, 0.75): style.colour("adam")}
+    rays = [line.get_xydata()[1] for line in axes.lines if len(line.get_xydata()) == 2]
+    np.testing.assert_allclose(rays, [[2, 0], [2 / 3, 1]])
+    assert not axes.texts
+    found.of_a = (30.0, 0.0)  # Beyond the grid.
+    axes = plot.plane(found, ("sgd", "adam")).axes[0]
+    assert [arrow.xy[0] for arrow in axes.texts] == [2.0]
+    assert axes.get_xlim() == (-1, 2) and axes.get_ylim() == (-1, 1)
     flat = SimpleNamespace(x=x, y=y, losses=np.full((9, 13), 2.0), of_a=(1, 0), of_b=(0, 1))
     plot.plane(flat).draw_without_rendering()
 
