@@ -208,7 +208,7 @@ def plane(
     for name, end in zip(names, (found.of_a, found.of_b), strict=True):
         tip = np.asarray(end, float)
         border = _to_border(tip, x, y)
-        axes.plot(*np.transpose([(0, 0), border]), **style.line(name) | {"marker": ""})
+        axes.plot([0, border[0]], [0, border[1]], **style.line(name) | {"marker": ""})
         inside = np.linalg.norm(tip) <= np.linalg.norm(border)
         if inside:
             axes.plot(*tip, **style.dot(name), markersize=7, markeredgecolor="white", zorder=4)
