@@ -10,6 +10,7 @@ dashed.
     landscape, histogram, cosines               of a point
     lorenz, blocks, diagonal                    where the sharpness sits
     spectrum, gauss_newton, span                what the curvature is
+    dominant, noise                             what of an update is dominant, and what is signal
     clip_curve, parts, plane                    clipped directions, parts of a loss, two at once
 """
 
@@ -26,6 +27,7 @@ from sharpjax.plot._landscape import landscape
 from sharpjax.plot._magnitudes import cosines, histogram
 from sharpjax.plot._pieces import clip_curve, parts, plane
 from sharpjax.plot._sharpness import atlas, sharpness
+from sharpjax.plot._signal import dominant, noise
 from sharpjax.plot.style import Style, label
 
 __all__ = [
@@ -36,11 +38,13 @@ __all__ = [
     "convergence",
     "cosines",
     "diagonal",
+    "dominant",
     "gauss_newton",
     "histogram",
     "label",
     "landscape",
     "lorenz",
+    "noise",
     "parts",
     "plane",
     "sharpness",

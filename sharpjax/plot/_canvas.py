@@ -121,7 +121,7 @@ def fitting_columns(labels: Sequence[str], width: float) -> int:
     lengths = [TextPath((0, 0), text, size=TEXT).get_extents().width / 72 for text in labels]
     for columns in range(min(len(labels), 6), 1, -1):
         longest = [max(part) for part in np.array_split(lengths, columns) if len(part)]
-        if sum(4.9 * em + length for length in longest) <= width:
+        if em + sum(4.9 * em + length for length in longest) <= width:
             return columns
     return 1
 

@@ -116,6 +116,8 @@ class _Curve:
         if len(self.distance) < 2:
             return (float(self.distance[-1]), True) if len(self.distance) else (0.0, True)
         last = float(self.distance[-1])
+        if self.best[0][0] == 0:
+            return last, True  # It rises from the start, and out of the picture.
         if 0 < critical <= last:
             return critical, True
         # Not said: the first measured point after the minimum that is back above the start.

@@ -171,10 +171,11 @@ def plane(
     figure: Any = None,
     ax: Axes | None = None,
 ) -> Figure:
-    """The loss over the plane of two updates, as lines of equal loss; both updates are arrows.
+    """The loss over the plane of two updates, as lines of equal loss, with both directions.
 
-    The first update points along x, the part of the second that is orthogonal to it along y. The
-    cross is the least loss on the grid. Levels are close together where the loss is low.
+    The first update points along x, the part of the second that is orthogonal to it along y. A dot
+    on a direction is where the update itself leads; an arrow at the border, that it leads beyond.
+    The cross is the least loss on the grid. Levels are close together where the loss is low.
 
     Args:
         found: A `LossPlane`: losses [Y, X] at x [X] and y [Y]; `of_a` and `of_b` are the updates'
@@ -205,9 +206,17 @@ def plane(
     row, column = np.unravel_index(np.nanargmin(losses), losses.shape)
     axes.plot(x[column], y[row], "x", color="white", markersize=8, markeredgewidth=1.8)
     for name, end in zip(names, (found.of_a, found.of_b), strict=True):
-        tip = tuple(float(v) for v in np.asarray(end))
-        colour = {"color": style.colour(name), "linewidth": 2, "shrinkA": 0, "shrinkB": 0}
-        axes.annotate("", tip, (0, 0), arrowprops={"arrowstyle": "-|>", **colour})
+        tip = np.asarray(end, float)
+        border = _to_border(tip, x, y)
+        axes.plot([0, border[0]], [0, border[1]], **style.line(name) | {"marker": ""})
+        inside = np.linalg.norm(tip) <= np.linalg.norm(border)
+        if inside:
+            axes.plot(*tip, **style.dot(name), markersize=7, markeredgecolor="white", zorder=4)
+        else:
+            arrow = {"arrowstyle": "-|>", "color": style.colour(name), "shrinkA": 0, "shrinkB": 0}
+            axes.annotate("", border, 0.9 * border, arrowprops=arrow)
+    axes.set_xlim(x[0], x[-1])
+    axes.set_ylim(y[0], y[-1])
     # Angles are true unless that would leave a sliver.
     if 0.25 < np.ptp(x) / np.ptp(y) < 4:
         axes.set_aspect("equal", adjustable="box")
@@ -216,6 +225,16 @@ def plane(
     axes.set_ylabel("orthogonal to it, towards the second")
     canvas.legend(style, names)
     return canvas.figure
+
+
+def _to_border(tip: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Where the ray from the origin through `tip` leaves the grid."""
+    reach = [
+        (edge[-1] if part > 0 else edge[0]) / part
+        for part, edge in zip(tip, (x, y), strict=True)
+        if part != 0
+    ]
+    return tip * min(reach, default=0.0)
 
 
 def _at_origin(x: np.ndarray, y: np.ndarray, losses: np.ndarray) -> float:

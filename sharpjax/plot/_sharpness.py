@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from sharpjax.plot._canvas import GREY, TEXT, Canvas, key, minus, plain_log, styled
 from sharpjax.plot._frames import by, finite, names_of, panel_title, split, style_of, table
-from sharpjax.plot.style import Style
+from sharpjax.plot.style import Style, clipped
 
 _SAID = {
     "ratio": "sharpness / |SGD’s|",
@@ -45,9 +45,9 @@ def sharpness(
 
     Args:
         results: A `Comparison`, a `Point`, or a DataFrame with columns `x`, `algorithm`, `value`.
-        value: A column of the table "directions": "ratio" (the default where there is an "sgd"),
-            "sharpness" (else), "step_ratio" (with lines at the quadratic's minimum, 1, and its
-            edge, 2), or another.
+        value: A column of the table "directions": "ratio" (the default where each point has an
+            "sgd"), "sharpness" (else), "step_ratio" (with lines at the quadratic's minimum, 1, and
+            its edge, 2), or another.
         x: The column of the horizontal axis.
         panels: Columns whose combinations have a panel each; by default a panel a trajectory.
         title: Their values -> what stands above the panel.
@@ -66,7 +66,11 @@ def sharpness(
     """
     frame = table(results, "directions", ("algorithm", x))
     if value is None:
+        # On trajectories of their own, only SGD has SGD's sharpness beside it.
         known = "ratio" in frame.columns and np.isfinite(finite(frame["ratio"])).any()
+        if known and "sharpness" in frame.columns:
+            missing = np.isfinite(finite(frame["sharpness"])) & ~np.isfinite(finite(frame["ratio"]))
+            known = not missing.any()
         value = "ratio" if known else "sharpness"
     frame = table(frame, "directions", (value,))
     cells = split(frame, panels)
@@ -208,7 +212,8 @@ def atlas(
     plain_log(axes.yaxis)
     axes.set_xlabel("|slope| along the unit direction")
     axes.set_ylabel("sharpness vᵀHv")
-    canvas.legend(style, names)
+    hollow = any(any(clipped(name)) for name in names)
+    canvas.legend(style, names, [key("o", "clipped", hollow=True)] if hollow else [])
     return canvas.figure
 
 

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import numpy as np
 import pandas
 import pytest
-from matplotlib.colors import to_hex
 from scipy.stats import spearmanr
 
 from sharpjax import plot
@@ -182,11 +181,43 @@ def test_plane_has_its_least_loss_and_both_updates():
     axes = figure.axes[0]
     (cross,) = (line for line in axes.lines if line.get_marker() == "x")
     np.testing.assert_allclose(cross.get_xydata(), [[1.0, 0.5]])
-    arrows = {arrow.xy: to_hex(arrow.arrow_patch.get_edgecolor()) for arrow in axes.texts}
     style = plot.Style(("sgd", "adam"))
-    assert arrows == {(1.5, 0.0): style.colour("sgd"), (0.5, 0.75): style.colour("adam")}
+    dots = {
+        tuple(line.get_xydata()[0]): line.get_color()
+        for line in axes.lines
+        if line.get_marker() == "o"
+    }
+    assert dots == {(1.5, 0.0): style.colour("sgd"), (0.5, 0.75): style.colour("adam")}
+    rays = [line.get_xydata()[1] for line in axes.lines if len(line.get_xydata()) == 2]
+    np.testing.assert_allclose(rays, [[2, 0], [2 / 3, 1]])
+    assert not axes.texts
+    found.of_a = (30.0, 0.0)  # Beyond the grid.
+    axes = plot.plane(found, ("sgd", "adam")).axes[0]
+    assert [arrow.xy[0] for arrow in axes.texts] == [2.0]
+    assert axes.get_xlim() == (-1, 2) and axes.get_ylim() == (-1, 1)
     flat = SimpleNamespace(x=x, y=y, losses=np.full((9, 13), 2.0), of_a=(1, 0), of_b=(0, 1))
     plot.plane(flat).draw_without_rendering()
+
+
+def test_dominant_share_is_cumulative():
+    figure = plot.dominant({"sgd": [0.5, 0.25, 0.125], "sgd_clip": [0.1, 0.1, 0.1]})
+    first, second = figure.axes[0].lines[:2]
+    np.testing.assert_allclose(first.get_xydata(), [[1, 0.5], [2, 0.75], [3, 0.875]])
+    np.testing.assert_allclose(second.get_ydata(), [0.1, 0.2, 0.3])
+    assert second.is_dashed() and not first.is_dashed()
+
+
+def test_noise_has_downhill_to_the_right():
+    found = SimpleNamespace(
+        signal_to_noise={"sgd": -0.3, "adam": 0.1},
+        signal_to_noise_se={"sgd": 0.05, "adam": math.nan},
+        noise_scale=120.0,
+        noise_scale_se=math.nan,
+    )
+    axes = plot.noise(found).axes[0]
+    assert [c.lines[0].get_xdata()[0] for c in axes.containers] == [0.3, -0.1]
+    assert axes.get_title(loc="left") == "noise scale 120 examples"
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["SGD", "Adam"]
 
 
 def test_results_of_the_library_itself_are_drawn():

@@ -112,7 +112,10 @@ def test_optimizers_on_their_own_trajectories_share_a_panel_each_at_its_last_poi
         ])
         for name in ("directions", "landscape", "histogram")
     })  # fmt: skip
+    directions = found.tables["directions"]
+    directions.loc[directions["algorithm"] == "adam", "ratio"] = math.nan  # No SGD there.
     (axes,) = plot.sharpness(found).axes
+    assert axes.get_ylabel() == "sharpness vᵀHv"
     lengths = [len(c.lines[0].get_xdata()) for c in axes.containers]
     assert lengths == [2, 3]
     axes = plot.landscape(found, scale="log").axes[0]
@@ -183,7 +186,11 @@ def test_landscape_marks_both_minima():
 def test_landscape_without_a_descent_or_a_measurement():
     rows = [("adafactor", s, 3.0 + s) for s in (0.0, 1e-3, 1.0)]
     flat = pandas.DataFrame(rows, columns=["algorithm", "distance", "loss"])
-    plot.landscape(flat).draw_without_rendering()
+    figure = plot.landscape(flat)
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        assert [max(line.get_ydata()) > 3 for line in axes.lines].count(True) == 1
+        assert not marked(axes, "|")
 
 
 def test_a_far_optimizer_does_not_squeeze_the_linear_axis():
