@@ -18,7 +18,8 @@ try:
     import matplotlib  # noqa: F401
     import pandas  # noqa: F401
 except ImportError as error:
-    raise ImportError("sharpjax.plot needs matplotlib: pip install 'sharpjax[plot]'") from error
+    said = f"sharpjax.plot needs {error.name}: pip install 'sharpjax[plot]'"
+    raise ImportError(said, name=error.name) from error
 
 from sharpjax.plot._convergence import convergence
 from sharpjax.plot._coordinates import blocks, diagonal, lorenz

@@ -1,5 +1,8 @@
 """One colour an optimizer, clipped forms dashed, no two alike, whatever their number."""
 
+import importlib
+import sys
+
 import matplotlib
 import pytest
 
@@ -77,3 +80,10 @@ def test_no_setting_is_changed_and_no_figure_is_left_with_pyplot():
     plot.sharpness(cases.comparison(["sgd", "adam"]))
     assert dict(matplotlib.rcParams) == before
     assert pyplot.get_fignums() == []
+
+
+def test_what_is_missing_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    monkeypatch.delitem(sys.modules, "sharpjax.plot")
+    with pytest.raises(ImportError, match=r"sharpjax.plot needs pandas: .*sharpjax\[plot\]"):
+        importlib.import_module("sharpjax.plot")
