@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-NAMES = ("threshold", "directions", "train", "study", "remat", "plan", "demo", "report")
+NAMES = ("threshold", "directions", "train", "study", "remat", "plan", "paper", "demo", "report")
 
 
 def main(arguments: list[str]) -> int:

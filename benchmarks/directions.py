@@ -21,8 +21,8 @@ import torch
 import transformers
 from torch.func import functional_call
 
+import sharpjax
 from benchmarks import _harness
-from sharpjax.curvature import METHODS, _measure
 from sharpjax.models import (
     T5,
     RobertaConfig,
@@ -34,6 +34,7 @@ from sharpjax.models import (
 )
 
 SIZES = ("8x128", "4x64")
+METHODS = ("reverse", "forward", "adjoint")
 PEERS = ("vhp", "torch.func", *(["curvlinops"] if importlib.util.find_spec("curvlinops") else []))
 TINY_T5 = {"vocab_size": 99, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
 TINY_ROBERTA = {
@@ -119,12 +120,17 @@ def gradient_here(name: str, params: Any, batch: Any) -> Any:
         return gradient.lower(params, batch).compile()
 
 
-def measurement(name: str, params: Any, updates: Any, batch: Any, method: str) -> Any:
+def measurement(
+    name: str, params: Any, updates: Any, batch: Any, method: str, loss: Any = None
+) -> Any:
     """A compiled `measure_directions` of one micro-batch, and its arguments."""
-    batches = jax.tree.map(lambda x: jnp.asarray(x)[None], batch)
-    arguments = params, updates, batches, ()
-    loss = make_loss(MODELS[name])
-    return _measure.lower(loss, *arguments, method, 1).compile(), arguments
+    loss = loss or make_loss(MODELS[name])
+    arguments = params, updates, jax.tree.map(lambda x: jnp.asarray(x)[None], batch)
+
+    def measure(params, updates, batches):
+        return sharpjax.measure_directions(loss, params, updates, batches, method=method)
+
+    return jax.jit(measure).lower(*arguments).compile(), arguments
 
 
 def peer(kind: str, model: Any, batch: Any) -> Callable[[], Any]:

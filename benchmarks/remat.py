@@ -11,11 +11,9 @@ import os
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from benchmarks import _harness
-from benchmarks.directions import MODELS, batch_of, directions_like
-from sharpjax.curvature import _measure
+from benchmarks.directions import MODELS, batch_of, directions_like, measurement
 from sharpjax.models import init_params, make_loss
 
 ORDERS = {"concurrency": "true", "least memory": "false"}
@@ -33,14 +31,12 @@ def compare(
 ) -> list[dict[str, Any]]:
     params, batch = init_params(MODELS[name], jax.random.key(0)), batch_of(name, examples, length)
     updates = directions_like(params, 1)
-    arguments = params, updates, jax.tree.map(lambda x: jnp.asarray(x)[None], batch), ()
     programs = {}
     for blocks, remat in (("kept", False), ("again", True)):
         loss = make_loss(MODELS[name].clone(remat=remat), remat=remat)
         gradient = jax.jit(jax.value_and_grad(loss)).lower(params, batch).compile()
-        reverse = _measure.lower(loss, *arguments, "reverse", 1).compile()
         programs["gradient", blocks] = gradient, (params, batch)
-        programs["reverse", blocks] = reverse, arguments
+        programs["reverse", blocks] = measurement(name, params, updates, batch, "reverse", loss)
     runs = {key: lambda run=run, given=given: run(*given) for key, (run, given) in programs.items()}
     seconds = _harness.interleaved_seconds(runs, repeats=repeats)
     rows = []
