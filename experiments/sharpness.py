@@ -109,10 +109,9 @@ def run(
 
         @functools.cache
         def stats():
-            with watch.doing(_DOING[records.Sharpness]):
-                return step.updates.measure(
-                    task.loss_fn, test, method=config.method, chunk=config.chunk
-                )
+            return step.updates.measure(
+                task.loss_fn, test, method=config.method, chunk=config.chunk
+            )
 
         # Each is on disk before the next begins.
         for table, make in makers.items():

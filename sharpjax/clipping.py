@@ -75,7 +75,12 @@ def clip_top_fraction(
     """Clip a pytree as `coord_clip` does: the function that the transformation applies.
 
     Costs the passes of `top_fraction_threshold` in either scope, and one that writes the result.
-    Of float dtypes narrower than τ's, a leaf takes the largest number that is at most τ.
+    A leaf narrower than τ is clipped to the largest value of its dtype not above τ.
+
+    Example:
+        >>> import jax.numpy as jnp, sharpjax
+        >>> sharpjax.clip_top_fraction(jnp.array([1.0, -8.0, 2.0, 3.0]), 0.25).tolist()
+        [1.0, -3.0, 2.0, 3.0]
     """
     _check_fraction(fraction)
     check_choice("scope", scope, ("global", "tensor"))

@@ -105,8 +105,8 @@ def measure_directions(
         >>> loss = lambda x, batch: jnp.mean(batch) * jnp.sum(x**2) / 2
         >>> x, batches = jnp.array([3.0, 4.0]), jnp.array([[1.0], [3.0]])
         >>> stats = sharpjax.measure_directions(loss, x, {"gd": -x}, batches)["gd"]
-        >>> float(stats.slope), float(stats.sharpness), float(stats.sharpness_se)
-        (-10.0, 2.0, 1.0)
+        >>> [round(float(x), 3) for x in (stats.slope, stats.sharpness, stats.sharpness_se)]
+        [-10.0, 2.0, 1.0]
     """
     _check_options(method, chunk)
     measured = updates_objective(loss_fn, params, updates, batches, args, has_aux)
@@ -153,6 +153,14 @@ def measure_updates(
         As `measure_directions`.
 
     Cost: that of `measure_directions`, and M + 1 of each optimizer's updates.
+
+    Example:
+        >>> import jax.numpy as jnp, sharpjax
+        >>> loss = lambda x, batch: jnp.mean(batch) * jnp.sum(x**2) / 2
+        >>> x, pseudo = jnp.array([3.0, 4.0]), sharpjax.pseudo_updates({"sgd": sharpjax.sgd(1.0)})
+        >>> stats = sharpjax.measure_updates(loss, x, pseudo, x, pseudo.init(x), jnp.ones((1, 1)))
+        >>> round(float(stats["sgd"].sharpness), 3)
+        1.0
     """
     _check_options(method, chunk)
     shapes, _ = jax.eval_shape(pseudo.update, grads, state, params)

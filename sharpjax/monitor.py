@@ -91,6 +91,17 @@ def sharpness_monitor(
 
     Cost: each step, the optimizers' time and memory; each measurement, that of
     `measure_directions` on all of `batches`, and memory for the updates.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax, sharpjax
+        >>> loss = lambda x, batch: jnp.mean(batch) * jnp.sum(x**2) / 2
+        >>> x, optimizers = jnp.ones(2), {"sgd": optax.sgd(0.1), "adam": optax.adam(0.1)}
+        >>> monitor = sharpjax.sharpness_monitor(loss, optimizers, jnp.ones((1, 1)), every=2)
+        >>> seen = monitor.init(x)
+        >>> for step in (1, 2):
+        ...     seen, stats = monitor.update(step, jax.grad(loss)(x, jnp.ones(1)), seen, x)
+        >>> {name: round(float(s.sharpness), 3) for name, s in stats.items()}
+        {'sgd': 1.0, 'adam': 1.0}
     """
     if isinstance(every, bool) or not isinstance(every, int):
         raise TypeError(f"every must be a positive integer, got {every!r}")

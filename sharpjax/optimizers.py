@@ -24,15 +24,23 @@ def sgd(
     The momentum is an average, not `optax.sgd`'s sum: the same rate moves (1−β) times as far.
 
     Args:
-      learning_rate: η ≥ 0, a number or a schedule over steps.
-      momentum: β in [0, 1).
-      clip: Fraction of the coordinates that saturate, in [0, 1]; 0 clips none.
+        learning_rate: η ≥ 0, a number or a schedule over steps.
+        momentum: β in [0, 1).
+        clip: Fraction of the coordinates that saturate, in [0, 1]; 0 clips none.
 
     Returns:
-      The transformation. State: one tree like the parameters.
+        The transformation. State: one tree like the parameters.
 
     Raises:
-      ValueError, TypeError: an argument out of its range, with its value.
+        ValueError, TypeError: an argument out of its range, with its value.
+
+    Example:
+        >>> import jax.numpy as jnp, sharpjax
+        >>> params, grads = jnp.array([1.0, -2.0]), jnp.array([3.0, -4.0])
+        >>> tx = sharpjax.sgd(1.0, clip=0.5)
+        >>> updates, _ = tx.update(grads, tx.init(params), params)
+        >>> [round(float(x), 3) for x in updates]
+        [-0.3, 0.3]
     """
     check_in_range("learning_rate", learning_rate, 0.0, float("inf"), open_high=True)
     check_in_range("momentum", momentum, 0.0, 1.0, open_high=True)
@@ -50,6 +58,14 @@ def normalized_sgd(
 
     `m/‖m‖·√n` for a tensor of n coordinates, so that η is the root mean square by which each
     tensor's coordinates move. Arguments, state and errors are those of `sgd`.
+
+    Example:
+        >>> import jax.numpy as jnp, sharpjax
+        >>> params, grads = jnp.array([1.0, -2.0]), jnp.array([3.0, -4.0])
+        >>> tx = sharpjax.normalized_sgd(0.1)
+        >>> updates, _ = tx.update(grads, tx.init(params), params)
+        >>> [round(float(x), 3) for x in updates]
+        [-0.085, 0.113]
     """
     check_in_range("learning_rate", learning_rate, 0.0, float("inf"), open_high=True)
     check_in_range("momentum", momentum, 0.0, 1.0, open_high=True)
@@ -76,19 +92,27 @@ def adam(
     gradient too. The paper leaves Adam unclipped.
 
     Args:
-      learning_rate: η ≥ 0, a number or a schedule over steps.
-      b1: β₁ in [0, 1).
-      b2: β₂ in [0, 1).
-      eps: ε ≥ 0, added outside the root.
-      clip: Fraction of the coordinates that saturate, in [0, 1]; 0 clips none.
+        learning_rate: η ≥ 0, a number or a schedule over steps.
+        b1: β₁ in [0, 1).
+        b2: β₂ in [0, 1).
+        eps: ε ≥ 0, added outside the root.
+        clip: Fraction of the coordinates that saturate, in [0, 1]; 0 clips none.
 
     Returns:
-      The transformation. State: two trees like the parameters and a count.
+        The transformation. State: two trees like the parameters and a count.
 
     Raises:
-      ValueError, TypeError: an argument out of its range, with its value.
+        ValueError, TypeError: an argument out of its range, with its value.
 
     Source: Kingma and Ba, https://arxiv.org/abs/1412.6980, Algorithm 1.
+
+    Example:
+        >>> import jax.numpy as jnp, sharpjax
+        >>> params, grads = jnp.array([1.0, -2.0]), jnp.array([3.0, -4.0])
+        >>> tx = sharpjax.adam(0.1, clip=0.5)
+        >>> updates, _ = tx.update(grads, tx.init(params), params)
+        >>> [round(float(x), 3) for x in updates]
+        [-0.1, 0.075]
     """
     check_in_range("learning_rate", learning_rate, 0.0, float("inf"), open_high=True)
     return optax.chain(
@@ -108,16 +132,24 @@ def adafactor(
     here every matrix is factored.
 
     Args:
-      learning_rate: α ≥ 0, a number or a schedule over steps; None for the relative step.
-      clip: Fraction of the coordinates that saturate, in [0, 1]; 0 clips none.
+        learning_rate: α ≥ 0, a number or a schedule over steps; None for the relative step.
+        clip: Fraction of the coordinates that saturate, in [0, 1]; 0 clips none.
 
     Returns:
-      The transformation. State: m + n numbers for an m×n matrix, n for a vector of n.
+        The transformation. State: m + n numbers for an m×n matrix, n for a vector of n.
 
     Raises:
-      ValueError, TypeError: an argument out of its range, with its value.
+        ValueError, TypeError: an argument out of its range, with its value.
 
     Source: Shazeer and Stern, https://arxiv.org/abs/1804.04235, Algorithms 4 and 5.
+
+    Example:
+        >>> import jax.numpy as jnp, sharpjax
+        >>> params, grads = jnp.array([1.0, -2.0]), jnp.array([3.0, -4.0])
+        >>> tx = sharpjax.adafactor(0.1)
+        >>> updates, _ = tx.update(grads, tx.init(params), params)
+        >>> [round(float(x), 3) for x in updates]
+        [-0.1, 0.1]
     """
     if learning_rate is None:
         step = optax.chain(
@@ -139,11 +171,16 @@ def paper_algorithms(clip: float = 0.05) -> dict[str, optax.GradientTransformati
     relative step, whose scale differs from tensor to tensor and therefore shapes the direction.
 
     Args:
-      clip: Fraction that the clipped ones clip; the paper's k = 5 %.
+        clip: Fraction that the clipped ones clip; the paper's k = 5 %.
 
     Returns:
-      "sgd", "sgd_clip", "adam", "adafactor", "adafactor_clip", "normalized_sgd" and
-      "normalized_sgd_clip", each a fresh transformation.
+        "sgd", "sgd_clip", "adam", "adafactor", "adafactor_clip", "normalized_sgd" and
+        "normalized_sgd_clip", each a fresh transformation.
+
+    Example:
+        >>> import sharpjax
+        >>> len(sharpjax.paper_algorithms(clip=0.1))
+        7
     """
     return {
         "sgd": sgd(1.0),
@@ -228,27 +265,30 @@ def scale_by_clipped_factored_rms(
     divide by the gradient, which is 0/0 where an embedding's row is untouched.
 
     Args:
-      clip: Fraction of the coordinates that saturate in the numerator, in [0, 1].
-      decay_exponent: In (0, 1]; the paper's 0.8.
-      eps: ε₁ > 0, keeps an untouched row away from 0/0.
+        clip: Fraction of the coordinates that saturate in the numerator, in [0, 1].
+        decay_exponent: In (0, 1]; the paper's 0.8.
+        eps: ε₁ > 0, keeps an untouched row away from 0/0.
     """
     check_in_range("decay_exponent", decay_exponent, 0.0, 1.0)
     check_in_range("eps", eps, 0.0, float("inf"), open_high=True)
 
     clip_numerator = _coord_clip(clip).update
 
-    def statistic(shape_of):
-        """Zeros of the shape that a leaf's statistic has."""
-        return lambda p: jnp.zeros(shape_of(p.shape), jnp.promote_types(p.dtype, jnp.float32))
+    def sums(p, axis):
+        """Zeros like the sums along an axis, with their sharding; in place of others, one 0."""
+        dtype = jnp.promote_types(p.dtype, jnp.float32)
+        return jnp.zeros_like(p.sum(axis), dtype) if p.ndim > 1 else jnp.zeros(1, dtype)
+
+    def whole(p):
+        dtype = jnp.promote_types(p.dtype, jnp.float32)
+        return jnp.zeros(1, dtype) if p.ndim > 1 else jnp.zeros_like(p, dtype)
 
     def init(params):
         return FactoredRmsState(
             step=jnp.zeros([], jnp.int32),
-            rows=jax.tree.map(statistic(lambda s: s[:-1] if len(s) > 1 else (1,)), params),
-            columns=jax.tree.map(
-                statistic(lambda s: (*s[:-2], s[-1]) if len(s) > 1 else (1,)), params
-            ),
-            full=jax.tree.map(statistic(lambda s: (1,) if len(s) > 1 else s), params),
+            rows=jax.tree.map(lambda p: sums(p, -1), params),
+            columns=jax.tree.map(lambda p: sums(p, -2), params),
+            full=jax.tree.map(whole, params),
         )
 
     def update(updates, state, params=None):

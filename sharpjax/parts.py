@@ -89,8 +89,8 @@ def measure_parts(
         >>> parts = lambda x, batch: jnp.mean(batch) * jnp.array([1.0, 3.0]) * x**2 / 2
         >>> x, batches = jnp.array([1.0, 1.0]), jnp.ones((2, 1))
         >>> found = sharpjax.measure_parts(parts, x, {"u": jnp.array([0.0, -2.0])}, batches)["u"]
-        >>> found.slope.round(3).tolist(), found.sharpness.round(3).tolist()
-        ([0.0, -3.0], [0.0, 3.0])
+        >>> [round(float(x), 3) for x in (*found.slope, *found.sharpness)]
+        [0.0, -3.0, 0.0, 3.0]
     """
     fixed = Static(parts_fn)
     measured = updates_objective(_Total(fixed), params, updates, batches, args, False)

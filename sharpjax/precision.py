@@ -58,6 +58,14 @@ def measure_precision(
 
     Cost: two measurements of one direction for each update, one of them in float64: on CPU about
     twice a float32 one's time, and beside it 5 float64 trees like `params`.
+
+    Example:
+        >>> import jax.numpy as jnp, sharpjax
+        >>> loss = lambda x, batch: jnp.mean(batch) * jnp.sum(x**3)
+        >>> x = jnp.array([0.1, 0.2])
+        >>> found = sharpjax.measure_precision(loss, x, {"u": x}, jnp.ones((1, 1)))["u"]
+        >>> bool(found.relative_error < 1e-6)
+        True
     """
     if micro_batches is not None and (not isinstance(micro_batches, int) or micro_batches < 1):
         raise ValueError(f"micro_batches must be at least 1 or None, got {micro_batches!r}")

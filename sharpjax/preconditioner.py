@@ -47,7 +47,7 @@ def preconditioner(
         >>> tx = optax.adam(0.1)
         >>> grads = {"w": jnp.array([3.0, -4.0])}
         >>> _, state = tx.update(grads, tx.init(grads))
-        >>> sharpjax.preconditioner(state)["w"].round(3).tolist()
+        >>> [round(float(x), 3) for x in sharpjax.preconditioner(state)["w"]]
         [3.0, 4.0]
 
     References:

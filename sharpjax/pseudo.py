@@ -13,21 +13,25 @@ def pseudo_updates(
     Each optimizer keeps its own state (momentum, second moments …) along the points that another
     one visits; none of the updates is applied here.
 
-        pseudo = pseudo_updates(paper_algorithms())
-        state = pseudo.init(params)
-        updates, state = pseudo.update(grads, state, params)  # updates["adam"]: a tree like params
-
     Args:
-      algorithms: Name -> transformation, with extra arguments or without.
+        algorithms: Name -> transformation, with extra arguments or without.
 
     Returns:
-      A transformation whose updates and state are dicts with the names as keys. It passes extra
-      keyword arguments on to the optimizers that take them. With one entry it equals that
-      optimizer on its own. Memory and time are the sums of the optimizers'.
+        A transformation whose updates and state are dicts with the names as keys. It passes extra
+        keyword arguments on to the optimizers that take them. With one entry it equals that
+        optimizer on its own. Memory and time are the sums of the optimizers'.
 
     Raises:
-      ValueError: no algorithm is given.
-      TypeError: an entry is not a gradient transformation.
+        ValueError: no algorithm is given.
+        TypeError: an entry is not a gradient transformation.
+
+    Example:
+        >>> import jax.numpy as jnp, optax, sharpjax
+        >>> pseudo = sharpjax.pseudo_updates({"sgd": optax.sgd(1.0), "sign": optax.sign_sgd(1.0)})
+        >>> params, grads = jnp.zeros(2), jnp.array([3.0, -4.0])
+        >>> updates, state = pseudo.update(grads, pseudo.init(params), params)
+        >>> updates["sgd"].tolist(), updates["sign"].tolist()
+        ([-3.0, 4.0], [-1.0, 1.0])
     """
     if not algorithms:
         raise ValueError(f"algorithms must name at least one optimizer, got {algorithms!r}")

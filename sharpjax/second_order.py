@@ -28,17 +28,17 @@ def second_order(f: Callable, params: Any) -> tuple[jax.Array, Callable]:
     """The loss f(params), and the function v -> (gᵀv, vᵀHv) of directions that are not normalised.
 
     Args:
-      f: `f(params)` -> real scalar, differentiable twice forward and once in reverse: loops,
-        branches, `custom_jvp` and rematerialised blocks are fine.
-      params: Pytree of real floating-point arrays.
+        f: `f(params)` -> real scalar, differentiable twice forward and once in reverse: loops,
+          branches, `custom_jvp` and rematerialised blocks are fine.
+        params: Pytree of real floating-point arrays.
 
     Returns:
-      `(loss, along)`; `along(v)` takes a pytree like `params`, and may be mapped. It uses what the
-      shared pass left: call it where `second_order` was called. All three scalars are in float32 or
-      wider, whatever f computes in.
+        `(loss, along)`; `along(v)` takes a pytree like `params`, and may be mapped. It uses what
+        the shared pass left: call it where `second_order` was called. All three scalars are in
+        float32 or wider, whatever f computes in.
 
     Raises:
-      ForwardModeError: a TypeError; parameters reach the loss through a `custom_vjp` function.
+        ForwardModeError: a TypeError; parameters reach the loss through a `custom_vjp` function.
 
     Cost: the shared pass has a forward pass's matrix products twice, each direction three times.
     Memory: inputs and adjoints of matrix products and of what lies between them, of every step of a

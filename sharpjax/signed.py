@@ -45,6 +45,14 @@ def lion(
         ValueError, TypeError: An argument out of its range, with its value.
 
     Source: Chen et al., https://arxiv.org/abs/2302.06675, Algorithm 2.
+
+    Example:
+        >>> import jax.numpy as jnp, sharpjax
+        >>> params, grads = jnp.array([1.0, -2.0]), jnp.array([3.0, -4.0])
+        >>> tx = sharpjax.lion(0.1, weight_decay=0.0, saturate=0.5)
+        >>> updates, _ = tx.update(grads, tx.init(params), params)
+        >>> [round(float(x), 3) for x in updates]
+        [-0.1, 0.1]
     """
     check_in_range("learning_rate", learning_rate, 0.0, float("inf"), open_high=True)
     check_in_range("b1", b1, 0.0, 1.0, open_high=True)
@@ -89,6 +97,13 @@ def sign_momentum(
         ValueError, TypeError: An argument out of its range, with its value.
 
     Source: Bernstein et al., https://arxiv.org/abs/1802.04434, Algorithm 2 (Signum).
+
+    Example:
+        >>> import jax.numpy as jnp, sharpjax
+        >>> tx, grads = sharpjax.sign_momentum(0.1), jnp.array([3.0, -4.0])
+        >>> updates, _ = tx.update(grads, tx.init(grads))
+        >>> [round(float(x), 3) for x in updates]
+        [-0.1, 0.1]
     """
     check_in_range("learning_rate", learning_rate, 0.0, float("inf"), open_high=True)
     check_in_range("momentum", momentum, 0.0, 1.0, open_high=True)
