@@ -18,6 +18,7 @@ from experiments import processes
 from experiments.errors import DamagedError
 from experiments.layout import Layout, one_device
 from experiments.watch import Interrupted, Watch
+from sharpjax.pseudo import PseudoUpdates
 
 # Orbax tells of every save, and of a failure on many lines; `_told` says it on one.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -32,8 +33,7 @@ class Updates(Mapping):
 
     def __init__(self, programs: "Programs", grads: Any, context: dict[str, Any], params: Any):
         self._programs, self._grads, self._params = programs, grads, params
-        self._context = context
-        self._names = tuple(jax.eval_shape(programs.bound.update, grads, context, params)[0])
+        self._context, self._names = context, programs.bound.names
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._names:
@@ -196,7 +196,7 @@ def gradient(
 class Programs(NamedTuple):
     """The compiled parts of a training step, beside its gradient."""
 
-    bound: optax.GradientTransformation  # Its "state" is the context of a step: see `train`.
+    bound: PseudoUpdates | None  # Of many; its state is the context of a step.
     init: Callable  # params -> state.
     advance: Callable  # (grads, context, params) -> (params, state); donates the latter two.
     one: Callable  # (grads, context, params, name) -> the update of one optimizer.
@@ -210,13 +210,21 @@ def make_programs(
     select: tuple[str, float] | None = None,
 ) -> Programs:
     """The programs of a transformation; `select` says which of many updates is applied."""
-    transformation = optax.with_extra_args_support(transformation)
+    many = isinstance(transformation, PseudoUpdates)
+    transformation = transformation if many else optax.with_extra_args_support(transformation)
+
+    def arguments(grads, context):
+        # One that no optimizer reads is not compiled.
+        value_fn = lambda p: mean_loss(loss_fn, p, context["batch"], context["key"])  # noqa: E731
+        return {"value": context["value"], "grad": grads, "value_fn": value_fn}
 
     def updates_and_state(grads, context, params):
-        # An argument that no optimizer reads is not compiled.
-        value_fn = lambda p: mean_loss(loss_fn, p, context["batch"], context["key"])  # noqa: E731
-        extra = {"value": context["value"], "grad": grads, "value_fn": value_fn}
+        extra = arguments(grads, context)
         return transformation.update(grads, context["state"], params, **extra)
+
+    def one_update(name, grads, context, params):
+        extra = arguments(grads, context)
+        return transformation.update_one(name, grads, context["state"], params, **extra)
 
     @functools.partial(jax.jit, donate_argnums=(1, 2))
     def advance(grads, context, params):
@@ -228,14 +236,15 @@ def make_programs(
 
     @functools.partial(jax.jit, static_argnames="name")
     def one(grads, context, params, name):
-        return layout.constrain(updates_and_state(grads, context, params)[0][name])
+        return layout.constrain(one_update(name, grads, context, params))
 
-    return Programs(
-        bound=optax.GradientTransformation(transformation.init, updates_and_state),  # pyright: ignore
-        init=jax.jit(lambda params: layout.constrain(transformation.init(params))),
-        advance=advance,
-        one=one,
-    )
+    bound = None
+    if many:
+        bound = PseudoUpdates.make(
+            transformation.init, updates_and_state, one_update, transformation.names
+        )
+    init = jax.jit(lambda params: layout.constrain(transformation.init(params)))
+    return Programs(bound, init, advance, one)
 
 
 def mean_loss(loss_fn: Callable, params: Any, batch: Any, key: Any) -> jax.Array:

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from sharpjax._checks import check_choice
 from sharpjax.objective import (
@@ -13,11 +12,13 @@ from sharpjax.objective import (
     Objective,
     Params,
     magnitude,
+    objective,
     result,
     standard_error,
     updates_objective,
     widen,
 )
+from sharpjax.pseudo import PseudoUpdates
 from sharpjax.taylor import METHODS, Expansion, finite, taylor
 
 
@@ -117,7 +118,7 @@ def measure_directions(
 def measure_updates(
     loss_fn: LossFn,
     params: Params,
-    pseudo: optax.GradientTransformation,
+    pseudo: PseudoUpdates,
     grads: Any,
     state: Any,
     batches: Any,
@@ -137,7 +138,7 @@ def measure_updates(
     Args:
         loss_fn: As in `measure_directions`, like all arguments that are not listed here.
         params: Pytree of real floating-point arrays.
-        pseudo: A transformation whose updates are {name: update}, from `pseudo_updates`.
+        pseudo: From `pseudo_updates`.
         grads: The gradient that it is fed with, a pytree like `params`.
         state: Its state before the update.
         batches: As in `measure_directions`.
@@ -150,7 +151,8 @@ def measure_updates(
         Name -> `DirectionStats`.
 
     Raises:
-        As `measure_directions`.
+        ValueError: as `measure_directions`.
+        TypeError: as `measure_directions`; a `pseudo` that is none.
 
     Cost: that of `measure_directions`, and M + 1 of each optimizer's updates.
 
@@ -163,14 +165,17 @@ def measure_updates(
         1.0
     """
     _check_options(method, chunk)
-    shapes, _ = jax.eval_shape(pseudo.update, grads, state, params)
-    measured = updates_objective(loss_fn, params, shapes, batches, args, has_aux)
+    if not isinstance(pseudo, PseudoUpdates):
+        raise TypeError(f"pseudo must come from pseudo_updates, got {pseudo!r}")
+    measured = objective(loss_fn, params, batches, args=args, has_aux=has_aux)
+    measured.check_directions({"grads": grads})
 
     def run(method):
-        static = {"pseudo": pseudo, "names": tuple(shapes), "method": method, "chunk": chunk or 1}
-        return measured.run(_measure_pseudo, grads, state, params, **static)
+        options = {"make": pseudo.update_one, "names": pseudo.names}
+        options |= {"method": method, "chunk": chunk or 1}
+        return measured.run(_measure_made_updates, grads, state, params, **options)
 
-    return _statistics(tuple(shapes), finite(run, method))
+    return _statistics(pseudo.names, finite(run, method))
 
 
 def _measure(objective: Objective, updates, *, method, chunk) -> Expansion:
@@ -183,8 +188,8 @@ def _measure(objective: Objective, updates, *, method, chunk) -> Expansion:
     return _measure_made(objective, makers, method, chunk)
 
 
-def _measure_pseudo(objective, grads, state, params, *, pseudo, names, method, chunk) -> Expansion:
-    makers = [lambda n=n: widen(pseudo.update(grads, state, params)[0][n]) for n in names]
+def _measure_made_updates(objective, grads, state, params, *, make, names, method, chunk):
+    makers = [lambda name=name: widen(make(name, grads, state, params)) for name in names]
     return _measure_made(objective, makers, method, chunk)
 
 

@@ -18,6 +18,7 @@ def preconditioner(
 
     - Adam's family (`optax.ScaleByAdamState`: Adam, AdamW, NAdam, `sharpjax.adam` …):
       √(v/(1−b2ᵗ)) + eps. A state holds neither number: give what the optimizer was made with.
+      AdaBelief likewise, and AMSGrad with the largest so far.
     - RMSProp (`optax.ScaleByRmsState`, or centred `optax.ScaleByRStdDevState`): √v or √(v − m²),
       the ε of which optax adds inside the root: √(v + eps).
     - Adafactor (`optax.FactoredState`, and ours, `FactoredRmsState`): √(R·C/mean R) and √V̂ of what
@@ -57,6 +58,8 @@ def preconditioner(
     check_in_range("eps", eps, 0.0, float("inf"), open_high=True)
     kinds = (
         optax.ScaleByAdamState,
+        optax.ScaleByAmsgradState,
+        optax.ScaleByBeliefState,
         optax.ScaleByRmsState,
         optax.ScaleByRStdDevState,
         optax.FactoredState,
@@ -76,7 +79,9 @@ def preconditioner(
 
 
 def _of_state(state: Any, params: Any, b2: float, eps: float) -> Any:
-    if isinstance(state, optax.ScaleByAdamState):
+    if isinstance(state, optax.ScaleByAmsgradState):
+        return jax.tree.map(lambda v: jnp.sqrt(v) + eps, state.nu_max)
+    if isinstance(state, optax.ScaleByAdamState | optax.ScaleByBeliefState):
         unbiased = optax.tree.bias_correction(state.nu, b2, state.count)
         return jax.tree.map(lambda v: jnp.sqrt(v) + eps, unbiased)
     if isinstance(state, optax.ScaleByRStdDevState):

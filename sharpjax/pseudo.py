@@ -1,13 +1,29 @@
 """Pseudo-updates: what each of many optimizers would do on one optimizer's trajectory."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import optax
 
 
+class PseudoUpdates(optax.GradientTransformationExtraArgs):
+    """A transformation whose updates are {name: update}, and which can make one of them alone."""
+
+    names: tuple[str, ...]
+    update_one: Callable[..., Any]
+    """`update_one(name, grads, state, params, **extra_args)` -> that optimizer's update."""
+
+    @classmethod
+    def make(cls, init, update, update_one, names) -> "PseudoUpdates":
+        """From its functions."""
+        made = cls(init, update)
+        made.names, made.update_one = names, update_one
+        return made
+
+
 def pseudo_updates(
     algorithms: Mapping[str, optax.GradientTransformation],
-) -> optax.GradientTransformationExtraArgs:
+) -> PseudoUpdates:
     """Feeds one stream of gradients and parameters to many optimizers (Appendix A.3).
 
     Each optimizer keeps its own state (momentum, second moments …) along the points that another
@@ -49,7 +65,7 @@ def pseudo_updates(
         }
         return {n: u for n, (u, _) in steps.items()}, {n: s for n, (_, s) in steps.items()}
 
-    return optax.GradientTransformationExtraArgs(
-        init,
-        update,  # pyright: ignore[reportArgumentType] The protocol says `updates` for gradients.
-    )
+    def update_one(name, grads, state, params=None, **extra_args):
+        return runs[name].update(grads, state[name], params, **extra_args)[0]
+
+    return PseudoUpdates.make(init, update, update_one, tuple(runs))

@@ -83,7 +83,7 @@ def test_numerator_clip_is_not_clipping_before_adam():
 @pytest.mark.parametrize("scale", (1e-30, 1e-3, 1e3, 1e30))
 def test_normalised_direction_is_invariant_to_scale(scale):
     params, gradients = stream(np.float32)
-    direction = sharpjax.normalize_by_tensor_rms()
+    direction = sharpjax.optimizers.normalize_by_tensor_rms()
     reference, _ = direction.update(gradients[0], direction.init(params))
     scaled = jax.tree.map(lambda g: g * np.float32(scale), gradients[0])
     updates, _ = direction.update(scaled, direction.init(params))
@@ -93,7 +93,7 @@ def test_normalised_direction_is_invariant_to_scale(scale):
 
 
 def test_normalising_zero_gives_zero():
-    direction = sharpjax.normalize_by_tensor_rms()
+    direction = sharpjax.optimizers.normalize_by_tensor_rms()
     zero = {"a": jnp.zeros((3, 2)), "empty": jnp.zeros((0, 2))}
     updates, _ = direction.update(zero, direction.init(zero))
     chex.assert_trees_all_equal(updates, zero)
@@ -160,7 +160,7 @@ def test_hyperparameters_can_be_injected_and_scheduled(factory, hyperparameters)
 
 def test_tensors_of_three_axes_are_stacks_of_matrices():
     gradient = jnp.asarray(np.random.default_rng(0).standard_normal((2, 4, 3)), jnp.float32)
-    stacked = sharpjax.scale_by_clipped_factored_rms()
+    stacked = sharpjax.optimizers.scale_by_clipped_factored_rms()
     updates, state = stacked.update([gradient], stacked.init([gradient]))
     assert state.rows[0].shape == (2, 4) and state.columns[0].shape == (2, 3)
     for i in range(2):
@@ -169,7 +169,7 @@ def test_tensors_of_three_axes_are_stacks_of_matrices():
 
 
 def test_factored_statistics_survive_tiny_and_bfloat16_gradients():
-    transformation = sharpjax.scale_by_clipped_factored_rms()
+    transformation = sharpjax.optimizers.scale_by_clipped_factored_rms()
     tiny = [jnp.full((4, 3), 1e-12).at[1].set(0.0), jnp.full((4, 3), 0.5, jnp.bfloat16)]
     updates, state = transformation.update(tiny, transformation.init(tiny))
     chex.assert_tree_all_finite(updates)

@@ -34,10 +34,11 @@ BARE = {
     "rmsprop": (optax.scale_by_rms(0.9, eps=1e-4), {"eps": 1e-4}),
     "centred": (optax.scale_by_stddev(0.9, eps=1e-4), {"eps": 1e-4}),
     "adam": (optax.scale_by_adam(0.0, 0.95, 1e-3), {"b2": 0.95, "eps": 1e-3}),
-    "ours": (sharpjax.scale_by_clipped_adam(0.0, 0.95, 1e-3), {"b2": 0.95, "eps": 1e-3}),
+    "amsgrad": (optax.scale_by_amsgrad(0.0, 0.95, 1e-3), {"b2": 0.95, "eps": 1e-3}),
+    "ours": (sharpjax.optimizers.scale_by_clipped_adam(0.0, 0.95, 1e-3), {"b2": 0.95, "eps": 1e-3}),
     "factored": (optax.scale_by_factored_rms(min_dim_size_to_factor=4), {"params": True}),
     "in part": (optax.scale_by_factored_rms(min_dim_size_to_factor=5), {"params": True}),
-    "our factored": (sharpjax.scale_by_clipped_factored_rms(), {}),
+    "our factored": (sharpjax.optimizers.scale_by_clipped_factored_rms(), {}),
 }
 
 

@@ -69,7 +69,7 @@ def test_clipping_a_signed_update_does_nothing():
 
 
 def test_all_zeros_stay_and_a_zero_threshold_is_the_sign():
-    tx = sharpjax.saturate_top_fraction(0.5)
+    tx = sharpjax.signed.saturate_top_fraction(0.5)
     for u in ([0.0, 0.0, 0.0], [0.0, -3.0, 0.0]):
         updates, _ = tx.update(jnp.float32(u), optax.EmptyState())
         np.testing.assert_array_equal(updates, np.sign(u))
