@@ -147,11 +147,11 @@ class Objective:
 
     def at(self, batch: Any = None) -> Callable[[Params], jax.Array]:
         """The loss of one micro-batch as a function of the parameters, in float32 or wider."""
-        args = join(self.traced, self.rest)
         before = () if self.batches is None else (batch,)
 
         def loss(params):
-            out = self.loss_fn(params, *before, *args)
+            # Joined anew in each trace: a Flax NNX variable may only change in the one it was made in.
+            out = self.loss_fn(params, *before, *join(self.traced, self.rest))
             out = jnp.asarray(out[0] if self.has_aux else out)
             return out.astype(jnp.promote_types(out.dtype, jnp.float32))
 
