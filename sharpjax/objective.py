@@ -150,7 +150,7 @@ class Objective:
         before = () if self.batches is None else (batch,)
 
         def loss(params):
-            # Joined anew in each trace: a Flax NNX variable may only change in the one it was made in.
+            # Joined in each trace anew: Flax NNX variables may change only where they were made.
             out = self.loss_fn(params, *before, *join(self.traced, self.rest))
             out = jnp.asarray(out[0] if self.has_aux else out)
             return out.astype(jnp.promote_types(out.dtype, jnp.float32))
