@@ -4,8 +4,8 @@
     python examples/flax_nnx.py
 
 It prints a table, and writes landscape.png and report.html into the current directory.
-Adam's update is by far flatter than SGD's. Clipping lowers SGD's sharpness clearly at step 50; at step
-100 the difference is small, and for some seeds within the standard errors.
+Adam's update is by far flatter than SGD's. Clipping lowers SGD's sharpness clearly at step 50; at
+step 100 the difference is small, and for some seeds within the standard errors.
 """
 
 import numpy as np
