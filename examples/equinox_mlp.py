@@ -1,48 +1,56 @@
-"""Directional sharpness of an Equinox module: a multilayer perceptron that learns a sine.
+"""Four optimizers, each on its own trajectory: an Equinox network that classifies word counts.
 
-pip install equinox
-python examples/equinox_mlp.py
+    pip install '.[examples]'
+    python examples/equinox_mlp.py
+
+It prints a table at equal test loss, and writes convergence.png into the current directory.
 """
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-import sharpjax
+import sharpjax.plot
 
-STEPS, EXAMPLES = 100, 256
+WORDS, LENGTH, TOPICS = 300, 20, 8
 
-model = eqx.nn.MLP(1, 1, width_size=32, depth=1, activation=jnp.tanh, key=jax.random.key(0))
-x = jax.random.uniform(jax.random.key(1), (EXAMPLES, 1), minval=-3.0, maxval=3.0)
-batch = {"x": x, "y": jnp.sin(2 * x)}
+rng = np.random.default_rng(0)
+topics = rng.normal(size=(WORDS, TOPICS))
 
-# A module is a pytree; what is learned are its floating-point arrays, and the rest is static.
+
+def draw(*shape):
+    """Documents of words by Zipf's law, as counts, and the topic that their words speak for."""
+    words = (WORDS ** rng.random((*shape, LENGTH))).astype(int)
+    counts = np.stack([(words == word).sum(-1) for word in range(WORDS)], axis=-1)
+    scores = counts @ topics + rng.normal(size=(*shape, TOPICS))
+    return {"x": counts.astype(np.float32), "y": scores.argmax(-1)}
+
+
+model = eqx.nn.MLP(WORDS, TOPICS, 32, depth=1, activation=jnp.tanh, key=jax.random.key(0))
+# A module is a pytree. Its floating-point arrays are learned, and the rest is static.
 params, static = eqx.partition(model, eqx.is_inexact_array)
 
 
 def loss_fn(params, batch):
-    """Mean squared error of the module that `params` and the static rest make."""
-    predictions = jax.vmap(eqx.combine(params, static))(batch["x"])
-    return jnp.mean((predictions - batch["y"]) ** 2)
+    """Mean cross-entropy of the module that `params` and the static rest make."""
+    logits = jax.vmap(eqx.combine(params, static))(batch["x"])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean()
 
 
-# A training loop. Every optimizer sees the gradients on Adam's way and keeps its own statistics.
-tx, algorithms = optax.adam(1e-2), sharpjax.paper_algorithms()
-pseudo = sharpjax.pseudo_updates(algorithms)
-state, seen = tx.init(params), pseudo.init(params)
-gradient, propose = jax.jit(jax.grad(loss_fn)), jax.jit(pseudo.update)
-for _ in range(STEPS):
-    here, grads = params, gradient(params, batch)
-    directions, seen = propose(grads, seen, here)
-    updates, state = tx.update(grads, state, here)
-    params = eqx.apply_updates(here, updates)
-
-# What each would have done at the last step, measured where it would have done it.
-batches = jax.tree.map(lambda x: x.reshape(4, -1, *x.shape[1:]), batch)  # Four micro-batches.
-stats = sharpjax.measure_directions(loss_fn, here, directions, batches)
-print(f"{'algorithm':<20}{'slope':>10}{'sharpness':>12}{'± s.e.':>10}{'best step':>11}")
-for name in algorithms:
-    s = stats[name]
-    best = sharpjax.search_along(loss_fn, here, directions[name], batches, points=3).best_step
-    print(f"{name:<20}{s.slope:>10.4f}{s.sharpness:>12.2e}{s.sharpness_se:>10.1e}{best:>11.4f}")
+comparison = sharpjax.compare(
+    loss_fn,
+    params,
+    ["sgd", "sgd_clip", "adam"],
+    (draw(64) for _ in range(200)),
+    draw(8, 128),
+    follow="own",
+    learning_rate={"sgd": 0.3, "sgd_clip": 0.3, "adam": 0.003},
+    every=20,
+    landscape=False,
+)
+# Optimizers of different speed are compared where their test loss is the same.
+columns = ["algorithm", "step", "loss", "slope", "sharpness", "sharpness_se"]
+print(comparison.at_loss(1.2)[columns].to_string(index=False, float_format="%.4f"))
+sharpjax.plot.convergence(comparison).savefig("convergence.png")

@@ -1,57 +1,45 @@
-"""Directional sharpness of a Flax NNX module: a small classifier of noisy prototypes.
+"""Four optimizers on a Flax NNX network with BatchNorm that predicts the next token.
 
-python examples/flax_nnx.py
+    pip install '.[examples]'
+    python examples/flax_nnx.py
+
+It prints a table, and writes landscape.png and report.html into the current directory.
+Adam's update is by far flatter than SGD's. Clipping lowers SGD's sharpness clearly at step 50; at
+step 100 the difference is small, and for some seeds within the standard errors.
 """
 
-import jax
-import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
-import sharpjax
+import sharpjax.plot
 
-STEPS, EXAMPLES, CLASSES = 60, 256, 8
-
-
-class Network(nnx.Module):
-    def __init__(self, rngs):
-        self.hidden = nnx.Linear(16, 32, rngs=rngs)
-        self.out = nnx.Linear(32, CLASSES, rngs=rngs)
-
-    def __call__(self, x):
-        return self.out(nnx.tanh(self.hidden(x)))
+rng, rngs = np.random.default_rng(0), nnx.Rngs(0)
+hidden = [nnx.Embed(99, 32, rngs=rngs), nnx.BatchNorm(32, rngs=rngs), nnx.tanh]
+model = nnx.Sequential(*hidden, nnx.Linear(32, 99, rngs=rngs))
+graph, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
 
 
-labels = jnp.arange(EXAMPLES) % CLASSES
-prototypes, noise = (jax.random.normal(jax.random.key(i), (n, 16)) for i, n in ((0, 8), (1, 256)))
-batch = {"x": prototypes[labels] + 2 * noise, "y": labels}
-
-# A module is split into what it is (the graph) and what is learned (a pytree).
-graph, params = nnx.split(Network(nnx.Rngs(0)), nnx.Param)
-
-
-def loss_fn(params, batch):
-    """Mean cross-entropy of the module that `params` and the graph make."""
-    logits = nnx.merge(graph, params)(batch["x"])
-    return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean()
+def loss_fn(params, batch, stats):
+    """Mean cross-entropy, and the batch statistics for the next step."""
+    model = nnx.merge(graph, params, stats)
+    losses = optax.softmax_cross_entropy_with_integer_labels(model(batch["x"]), batch["y"])
+    return losses.mean(), nnx.state(model, nnx.BatchStat)
 
 
-# A training loop. Every optimizer sees the gradients on SGD's way and keeps its own statistics.
-tx, algorithms = optax.sgd(0.05, momentum=0.9), sharpjax.paper_algorithms()
-pseudo = sharpjax.pseudo_updates(algorithms)
-state, seen = tx.init(params), pseudo.init(params)
-gradient, propose = jax.jit(jax.grad(loss_fn)), jax.jit(pseudo.update)
-for _ in range(STEPS):
-    here, grads = params, gradient(params, batch)
-    directions, seen = propose(grads, seen, here)
-    updates, state = tx.update(grads, state, here)
-    params = optax.apply_updates(here, updates)
+def draw(*shape):
+    """Tokens by Zipf's law: token k has frequency 1/k, and 7k mod 99 follows it 7 times in 10."""
+    x, y = (99 ** rng.random((2, *shape))).astype(int)
+    return {"x": x, "y": np.where(rng.random(shape) < 0.7, 7 * x % 99, y)}
 
-# What each would have done at the last step, measured where it would have done it.
-batches = jax.tree.map(lambda x: x.reshape(4, -1, *x.shape[1:]), batch)  # Four micro-batches.
-stats = sharpjax.measure_directions(loss_fn, here, directions, batches)
-print(f"{'algorithm':<20}{'slope':>10}{'sharpness':>12}{'± s.e.':>10}{'best step':>11}")
-for name in algorithms:
-    s = stats[name]
-    best = sharpjax.search_along(loss_fn, here, directions[name], batches, points=3).best_step
-    print(f"{name:<20}{s.slope:>10.4f}{s.sharpness:>12.2e}{s.sharpness_se:>10.1e}{best:>11.4f}")
+
+names, batches = ["sgd", "sgd_clip", "adam", "muon"], (draw(64) for _ in range(100))
+# The loss returns the batch statistics too, and they are its extra argument in the next step.
+options = {"args": (stats,), "has_aux": True, "next_args": lambda stats, args: (stats,)}
+comparison = sharpjax.compare(
+    loss_fn, params, names, batches, draw(8, 128), follow="adam", learning_rate=0.003, **options
+)
+columns = ["step", "algorithm", "slope", "sharpness", "sharpness_se", "best_decrease"]
+print(comparison.to_pandas()[columns].to_string(index=False, float_format="%.4f"))
+sharpjax.plot.landscape(comparison.points[-1]).savefig("landscape.png")
+comparison.report("report.html")

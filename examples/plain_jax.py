@@ -1,25 +1,37 @@
-"""Directional sharpness of a plain JAX function: a small network on two spirals.
+"""The paper's seven algorithms on a plain JAX function: a network whose inputs differ in scale.
 
-python examples/plain_jax.py
+    pip install '.[plot]'
+    python examples/plain_jax.py
+
+It prints a table, and writes sharpness.png into the current directory.
 """
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-import sharpjax
+import sharpjax.plot
 
-STEPS, EXAMPLES, WIDTH = 100, 256, 32
+INPUTS, WIDTH = 20, 32
 
-keys = jax.random.split(jax.random.key(0), 3)
-side = jnp.arange(EXAMPLES) % 2
-angle = jax.random.uniform(keys[0], (EXAMPLES,), minval=1.0, maxval=9.0)
-points = jnp.stack([jnp.cos(angle + jnp.pi * side), jnp.sin(angle + jnp.pi * side)], axis=1)
-batch = {"x": angle[:, None] / 9 * points, "y": side}
+rng = np.random.default_rng(0)
+scales, weights = np.logspace(-1, 1, INPUTS), rng.normal(size=INPUTS)
 
+
+def draw(*shape):
+    """Inputs whose scales span two orders of magnitude, and a noisy label."""
+    x = rng.normal(size=(*shape, INPUTS))
+    return {"x": scales * x, "y": x @ weights + rng.normal(size=shape) > 0}
+
+
+keys = jax.random.split(jax.random.key(0))
 params = {
-    "first": {"w": 2 * jax.random.normal(keys[1], (2, WIDTH)), "b": jnp.zeros(WIDTH)},
-    "second": {"w": jax.random.normal(keys[2], (WIDTH,)) / WIDTH**0.5, "b": jnp.zeros(())},
+    "first": {
+        "w": jax.random.normal(keys[0], (INPUTS, WIDTH)) / INPUTS**0.5,
+        "b": jnp.zeros(WIDTH),
+    },
+    "second": {"w": jax.random.normal(keys[1], (WIDTH,)) / WIDTH**0.5, "b": jnp.zeros(())},
 }
 
 
@@ -30,22 +42,15 @@ def loss_fn(params, batch):
     return optax.sigmoid_binary_cross_entropy(logits, batch["y"]).mean()
 
 
-# A training loop. Every optimizer sees the gradients on Adam's way and keeps its own statistics.
-tx, algorithms = optax.adam(1e-2), sharpjax.paper_algorithms()
-pseudo = sharpjax.pseudo_updates(algorithms)
-state, seen = tx.init(params), pseudo.init(params)
-gradient, propose = jax.jit(jax.grad(loss_fn)), jax.jit(pseudo.update)
-for _ in range(STEPS):
-    here, grads = params, gradient(params, batch)
-    directions, seen = propose(grads, seen, here)
-    updates, state = tx.update(grads, state, here)
-    params = optax.apply_updates(here, updates)
-
-# What each would have done at the last step, measured where it would have done it.
-batches = jax.tree.map(lambda x: x.reshape(4, -1, *x.shape[1:]), batch)  # Four micro-batches.
-stats = sharpjax.measure_directions(loss_fn, here, directions, batches)
-print(f"{'algorithm':<20}{'slope':>10}{'sharpness':>12}{'± s.e.':>10}{'best step':>11}")
-for name in algorithms:
-    s = stats[name]
-    best = sharpjax.search_along(loss_fn, here, directions[name], batches, points=3).best_step
-    print(f"{name:<20}{s.slope:>10.4f}{s.sharpness:>12.2e}{s.sharpness_se:>10.1e}{best:>11.4f}")
+# Adam trains. The others see its gradients, keep their own states, and are measured beside it.
+comparison = sharpjax.compare(
+    loss_fn,
+    params,
+    sharpjax.paper_algorithms() | {"adam": optax.adam(3e-3)},
+    (draw(64) for _ in range(100)),
+    draw(8, 128),  # The test set: eight micro-batches, whose spread gives the standard errors.
+    follow="adam",
+)
+columns = ["step", "algorithm", "slope", "sharpness", "sharpness_se", "ratio", "best_decrease"]
+print(comparison.to_pandas()[columns].to_string(index=False, float_format="%.4f"))
+sharpjax.plot.sharpness(comparison).savefig("sharpness.png")

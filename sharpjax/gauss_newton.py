@@ -126,13 +126,13 @@ class _LossOfOutputs:
 
 def _split(objective: Objective, updates) -> list[jax.Array]:
     """[K] of each field of `GaussNewton`."""
-    loss_fn, args = objective.loss_fn, join(objective.traced, objective.rest)
+    loss_fn, args = objective.loss_fn, lambda: join(objective.traced, objective.rest)
     assert isinstance(loss_fn, _LossOfOutputs)
     units, norms = stack_units(objective, updates)
 
     def one_micro_batch(batch):
         _, _, product = linearize_gradient(objective.at(batch), objective.params)
-        outputs, push = _linearize(lambda p: loss_fn.outputs(p, batch, *args), objective.params)
+        outputs, push = _linearize(lambda p: loss_fn.outputs(p, batch, *args()), objective.params)
         of_outputs = lambda z: widen(loss_fn.of(z, batch))  # noqa: E731
         _, _, inner = linearize_gradient(of_outputs, outputs)
 

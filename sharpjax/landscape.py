@@ -250,8 +250,8 @@ def _scales(objective: Objective, direction: Any) -> tuple[jax.Array, jax.Array,
     A loss in 16 bits is coarser than its mean, in which the rounding of M micro-batches averages.
     """
     first = jax.tree.map(lambda x: x[0], objective.batches)
-    args = join(objective.traced, objective.rest)
-    out = jax.eval_shape(lambda: objective.loss_fn(objective.params, first, *args))
+    args = lambda: join(objective.traced, objective.rest)  # noqa: E731
+    out = jax.eval_shape(lambda: objective.loss_fn(objective.params, first, *args()))
     own = (out[0] if objective.has_aux else out).dtype
     mean = jnp.promote_types(own, jnp.float32)
     epsilon = max(jnp.finfo(own).eps / objective.count**0.5, jnp.finfo(mean).eps)

@@ -147,11 +147,11 @@ class Objective:
 
     def at(self, batch: Any = None) -> Callable[[Params], jax.Array]:
         """The loss of one micro-batch as a function of the parameters, in float32 or wider."""
-        args = join(self.traced, self.rest)
         before = () if self.batches is None else (batch,)
 
         def loss(params):
-            out = self.loss_fn(params, *before, *args)
+            # Joined in each trace anew: Flax NNX variables may change only where they were made.
+            out = self.loss_fn(params, *before, *join(self.traced, self.rest))
             out = jnp.asarray(out[0] if self.has_aux else out)
             return out.astype(jnp.promote_types(out.dtype, jnp.float32))
 

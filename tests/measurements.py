@@ -195,9 +195,7 @@ MEASUREMENTS = (
     Measurement(
         "loss_plane",
         lambda f, p, u, b, **o: (
-            sharpjax.loss_plane(
-                f, p, u, p, b, points=3, extent=1.0, **o
-            ).losses
+            sharpjax.loss_plane(f, p, u, p, b, points=3, extent=1.0, **o).losses
         ),
         jit=False,
         zero=None,
