@@ -1,0 +1,296 @@
+"""The page of a `Comparison`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sharpjax import plot
+from sharpjax.plot._frames import finite
+from sharpjax.plot.style import label
+from sharpjax.report import _charts as charts
+from sharpjax.report import _frames as frames
+from sharpjax.report._looks import Looks
+from sharpjax.report._page import Figure, Section, Table, write_page
+from sharpjax.tables import at_loss, to_pandas
+
+# Of a page's largest tables together, which keeps it below three megabytes.
+_MOST_ROWS = 30_000
+
+
+def write_comparison(comparison: Any, path: str | Path) -> Path:
+    """Writes one self-contained HTML page with the tables and figures of a comparison.
+
+    Charts and tables follow one choice of a step and, where several optimizers led to the points,
+    of a trajectory. A page stays below 3 MB: of long comparisons it has every n-th training loss,
+    and the landscapes, histograms and cosines of points that are spread evenly.
+
+    Args:
+        comparison: A `Comparison`. What was not measured is left out.
+        path: The file; it is replaced if it is there.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: no point was measured.
+        OSError: the file cannot be written; the message says why.
+
+    Cost: about five seconds, most of it for static figures and, once, for the charts' programs.
+    """
+    if not comparison.points:
+        raise ValueError("the comparison holds no point: nothing was measured")
+    names = [*comparison.names]
+    looks = Looks(names)
+    own = comparison.follow == "own"
+    several = not own and len({point.trajectory for point in comparison.points}) > 1
+    at = ("trajectory", "step") if several else ("step",)
+    kept = _kept(comparison.points, len(names))
+    made = _Tables(comparison, kept, at)
+    sections = [
+        _sharpness(made, looks),
+        _landscape(made, looks),
+        _atlas(made, looks),
+        _convergence(made, looks, own),
+        _equal_progress(comparison, own),
+        _histogram(made, looks),
+        _cosines(made, looks),
+        _precision(made),
+    ]
+    steps = sorted({point.step for point in comparison.points})
+    facts = [
+        f"{len(names)} optimizer{'s' * (len(names) > 1)}",
+        "each on its own trajectory"
+        if own
+        else f"along the trajectory of {label(comparison.follow)}",
+        f"measured at {_listed(steps)}",
+    ]
+    if comparison.interrupted:
+        facts.append("stopped before its end")
+    return write_page(
+        [section for section in sections if section is not None],
+        path,
+        "Comparison of optimizers",
+        looks=looks,
+        points=to_pandas(kept, "directions")[list(at)].drop_duplicates(),
+        facts=facts,
+    )
+
+
+class _Tables:
+    """The tables of a comparison, each made once, and what its charts filter by."""
+
+    def __init__(self, comparison: Any, kept: Sequence[Any], at: tuple[str, ...]):
+        self.at, self.along = at, at[:-1]
+        self.comparison, self.kept = comparison, kept
+        self.keys = ["trajectory", "step"]
+        self.directions = to_pandas(comparison.points, "directions")
+        self.chart_directions = frames.with_errors(self.directions)
+        self.large = {name: to_pandas(kept, name) for name in ("landscape", "histogram", "cosines")}
+        losses = to_pandas([], "convergence", comparison.losses)
+        self.convergence = frames.thinned(losses, _MOST_ROWS // 3)
+        self.every_loss = len(self.convergence) == len(losses)
+
+    @property
+    def partly(self) -> str:
+        """What a caption says if not all points are on the page."""
+        kept, total = len(self.kept), len(self.comparison.points)
+        return "" if kept == total else f" The page has {kept} of {total} measured points."
+
+
+def _sharpness(made: _Tables, looks: Looks) -> Section:
+    directions, name = made.chart_directions, "directions_chart"
+    shown = [
+        ("sharpness", "sharpness vᵀHv", "Sharpness", (), True, "log"),
+        ("ratio", "sharpness / |SGD’s|", "Ratio to SGD", (1.0,), True, "log"),
+        ("step_ratio", "‖u‖ / Newton step", "Step ratio", (1.0, 2.0), False, "log"),
+    ]
+    captions = {
+        "sharpness": "Curvature along the unit direction. The bar is one standard error over "
+        "micro-batches; a triangle on the lower edge is a sharpness that is zero or negative.",
+        "ratio": "The bar is the numerator’s standard error.",
+        "step_ratio": "At 1 an update reaches the minimum of its quadratic model, beyond 2 the "
+        "model rises above its start.",
+    }
+    figures = []
+    for value, said, title, levels, error, scale in shown:
+        if not np.isfinite(finite(directions[value])).any():
+            continue
+        chart = charts.over_steps(
+            name, looks, value, said, at=made.along, levels=levels, error=error
+        )
+        figures.append(
+            Figure(
+                value,
+                chart,
+                title,
+                {name: directions},
+                captions[value],
+                {"y": scale},
+                plot.sharpness(directions, value=value, style=looks.style),
+            )
+        )
+    table = Table(
+        "directions",
+        made.directions,
+        "Directions: every number of every update",
+        "Slope and sharpness are along the unit direction; columns in _se are standard errors.",
+        made.at,
+        open=True,
+    )
+    return Section("sharpness", "Sharpness", (), tuple(figures), (table,))
+
+
+def _landscape(made: _Tables, looks: Looks) -> Section | None:
+    rows = made.large["landscape"]
+    if not len(rows):
+        return None
+    keys = made.keys
+    directions = made.directions.merge(rows[keys].drop_duplicates(), on=keys)
+    data = {
+        "landscape_chart": frames.curves(rows, directions, keys),
+        "minima": frames.minima(directions, keys),
+    }
+    figure = Figure(
+        "landscape",
+        charts.landscape(*data, looks, at=made.at),
+        "Test loss along each update",
+        data,
+        "Lines end at the critical step, where the loss is back at its start. A filled mark is the "
+        "lowest loss found, a hollow one the minimum of the quadratic model (slope, sharpness), "
+        "left out where it lies far below." + made.partly,
+        {"x": "log", "y": "linear"},
+        plot.landscape(made.comparison, style=looks.style),
+    )
+    table = Table("landscape", rows, "Landscape: losses at distances", at=made.at)
+    return Section("landscape", "Landscape", (), (figure,), (table,))
+
+
+def _atlas(made: _Tables, looks: Looks) -> Section:
+    figure = Figure(
+        "atlas",
+        charts.atlas("directions_chart", made.chart_directions, looks, at=made.along),
+        "Sharpness against |slope|",
+        {"directions_chart": made.chart_directions},
+        "A quadratic falls by slope²/(2·sharpness) at most: grey lines join directions of equal "
+        "promise, a power of ten or more apart, and further to the lower right is better. The large "
+        "mark is the chosen step.",
+        {},
+        plot.atlas(made.directions, style=looks.style),
+    )
+    return Section("atlas", "Slope and sharpness", (), (figure,))
+
+
+def _convergence(made: _Tables, looks: Looks, own: bool) -> Section | None:
+    rows = made.convergence
+    if not len(rows):
+        return None
+    figure = Figure(
+        "convergence",
+        charts.convergence("convergence", looks),
+        "Training loss",
+        {"convergence": rows},
+        "Before each step’s update."
+        + ("" if own else " Only an optimizer whose updates were applied has a curve.")
+        + ("" if made.every_loss else " The page has every n-th step."),
+        {"y": "linear"},
+        plot.convergence(rows, style=looks.style),
+    )
+    table = Table("convergence", rows, "Convergence: training losses")
+    return Section("convergence", "Convergence", (), (figure,), (table,))
+
+
+def _equal_progress(comparison: Any, own: bool) -> Section | None:
+    """Each optimizer where its test loss is first down at a level that all of them reach."""
+    if not own:
+        return None
+    lowest: dict[str, float] = {}
+    for point in comparison.points:
+        for name, stats in point.directions.items():
+            lowest[name] = min(lowest.get(name, np.inf), float(stats.loss))
+    level = max(lowest.values())
+    rows = at_loss(comparison.points, comparison.names, level)
+    if not np.isfinite(finite(rows["step"])).any():
+        return None
+    text = f"Each optimizer where its test loss is first down at {level:.4g}, the lowest that all reach."
+    table = Table("at_loss", rows, f"At test loss {level:.4g}", open=True)
+    return Section("equal-progress", "At equal progress", (text,), (), (table,))
+
+
+def _histogram(made: _Tables, looks: Looks) -> Section | None:
+    rows = made.large["histogram"]
+    if not len(rows):
+        return None
+    outlines = frames.magnitudes(rows, made.keys)
+    gradient = bool((outlines["algorithm"] == "").any())
+    figure = Figure(
+        "histogram",
+        charts.histogram("magnitudes", looks, at=made.at, gradient=gradient),
+        "Magnitudes of the coordinates",
+        {"magnitudes": outlines},
+        "How many coordinates have which magnitude, in units of each update’s root mean square. "
+        "Coordinates that are exactly zero are in the table." + made.partly,
+        {},
+        plot.histogram(rows, style=looks.style),
+    )
+    table = Table("histogram", rows, "Histogram: counts between powers of ten (log₁₀)", at=made.at)
+    return Section("histogram", "Histogram", (), (figure,), (table,))
+
+
+def _cosines(made: _Tables, looks: Looks) -> Section | None:
+    rows = made.large["cosines"]
+    shown = {
+        "cosine": ("Cosine of two updates", "Of their directions; 1 is the same direction."),
+        "overlap": (
+            "Shared top coordinates",
+            "Of the row’s largest coordinates, the share that is among the column’s.",
+        ),
+    }
+    shown = {value: said for value, said in shown.items() if np.isfinite(finite(rows[value])).any()}
+    if not shown or len(looks.order) < 2:
+        return None
+    figures = [
+        Figure(
+            value,
+            charts.pairs("cosines", looks, value, value, at=made.at),
+            title,
+            {"cosines": rows},
+            caption + made.partly,
+            {},
+            plot.cosines(rows, values=(value,)),
+        )
+        for value, (title, caption) in shown.items()
+    ]
+    table = Table(
+        "cosines", rows, "Cosines: pairs of updates, and the curvature between them", at=made.at
+    )
+    return Section("cosines", "Cosines", (), tuple(figures), (table,))
+
+
+def _precision(made: _Tables) -> Section | None:
+    rows = to_pandas(made.comparison.points, "precision")
+    if not len(rows):
+        return None
+    table = Table("precision", rows, "Precision: float32 beside float64", at=made.at, open=True)
+    text = "The sharpness on the first micro-batch, measured in float32 and in float64."
+    return Section("precision", "Precision", (text,), (), (table,))
+
+
+def _kept(points: Sequence[Any], names: int) -> list[Any]:
+    """The points whose landscapes, histograms and cosines are on the page."""
+    first = points[0]
+    largest = sum(len(to_pandas([first], name)) for name in ("landscape", "histogram", "cosines"))
+    each = max(1, largest, names)
+    steps = sorted({point.step for point in points})
+    beside = max(1, round(len(points) / len(steps)))
+    keep = set(frames.spread(steps, max(2, _MOST_ROWS // (each * beside))))
+    return [point for point in points if point.step in keep]
+
+
+def _listed(steps: Sequence[int]) -> str:
+    if len(steps) == 1:
+        return f"step {steps[0]}"
+    if len(steps) <= 4:
+        return "steps " + ", ".join(map(str, steps[:-1])) + f" and {steps[-1]}"
+    return f"{len(steps)} steps from {steps[0]} to {steps[-1]}"
