@@ -43,8 +43,15 @@ def over_steps(
     """
     base = _shown(alt.Chart(alt.NamedData(table)), at).transform_filter(f"isNumber(datum.{value})")
     inside = base.transform_filter(f"!log_y || datum.{value} > 0")
-    across = alt.X(f"{x}:Q", title=x, scale=alt.Scale(zero=False, nice=False, padding=12))
-    up = alt.Y(f"{value}:Q", title=said, scale=alt.Scale(type="log", nice=False, zero=False))
+    across = alt.X(
+        f"{x}:Q",
+        title=x,
+        scale=alt.Scale(zero=False, nice=False, padding=12),
+        axis=_GRID,
+    )
+    up = alt.Y(
+        f"{value}:Q", title=said, axis=_GRID, scale=alt.Scale(type="log", nice=False, padding=8)
+    )
     hover = [*_WHO, alt.Tooltip(f"{x}:Q"), _number(value)]
     layers: list[Any] = [_rule(level) for level in levels]
     layers.append(_chosen(x))
@@ -72,7 +79,7 @@ def landscape(table: str, marks: str, looks: Looks, *, at: Sequence[str]) -> alt
     across = alt.X(
         "distance:Q",
         title="distance along the unit direction",
-        scale=alt.Scale(type="log", nice=False, zero=False),
+        scale=alt.Scale(type="log", nice=False),
     )
     up = alt.Y("loss:Q", title="test loss", scale=alt.Scale(zero=False, padding=8))
     line = base.mark_line(strokeWidth=1.8, interpolate="monotone")
@@ -224,6 +231,7 @@ def atlas(
     )
 
 
+_GRID = alt.Axis(grid=True)  # Which a line at a number would turn off.
 _WHO = (alt.Tooltip("optimizer:N", title="optimizer"),)
 
 
@@ -251,14 +259,14 @@ def _number(column: str, form: str = ".4") -> alt.Tooltip:
 
 def _rule(level: float) -> Any:
     rule = alt.Chart(alt.InlineData([{}])).mark_rule(color="#999999", strokeWidth=0.8)
-    return rule.encode(y=alt.YDatum(level))
+    return rule.encode(y=alt.YDatum(level, type="quantitative"))
 
 
 def _chosen(x: str) -> Any:
     """A line at the chosen step."""
     rule = alt.Chart(alt.InlineData([{}]))
     rule = rule.mark_rule(color="#999999", strokeWidth=1, strokeDash=[2, 3])
-    return rule.encode(x=alt.XDatum(alt.expr(f"choose_{x}")))
+    return rule.encode(x=alt.XDatum(alt.expr(f"choose_{x}"), type="quantitative"))
 
 
 def _ends(values: np.ndarray) -> tuple[float, float]:

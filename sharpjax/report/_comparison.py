@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from sharpjax import plot
+from sharpjax.compare import OWN
 from sharpjax.plot._frames import finite
 from sharpjax.plot.style import label
 from sharpjax.report import _charts as charts
@@ -43,7 +44,7 @@ def write_comparison(comparison: Any, path: str | Path) -> Path:
         raise ValueError("the comparison holds no point: nothing was measured")
     names = [*comparison.names]
     looks = Looks(names)
-    own = comparison.follow == "own"
+    own = comparison.follow == OWN
     several = not own and len({point.trajectory for point in comparison.points}) > 1
     at = ("trajectory", "step") if several else ("step",)
     kept = _kept(comparison.points, len(names))
@@ -115,7 +116,9 @@ def _sharpness(made: _Tables, looks: Looks) -> Section:
     }
     figures = []
     for value, said, title, levels, error, scale in shown:
-        if not np.isfinite(finite(directions[value])).any():
+        measured = directions[np.isfinite(finite(directions[value]))]
+        # Only SGD itself has a ratio where each optimizer is at points of its own.
+        if not len(measured) or (value == "ratio" and set(measured["algorithm"]) == {"sgd"}):
             continue
         chart = charts.over_steps(
             name, looks, value, said, at=made.along, levels=levels, error=error
@@ -174,8 +177,8 @@ def _atlas(made: _Tables, looks: Looks) -> Section:
         "Sharpness against |slope|",
         {"directions_chart": made.chart_directions},
         "A quadratic falls by slope²/(2·sharpness) at most: grey lines join directions of equal "
-        "promise, a power of ten or more apart, and further to the lower right is better. The large "
-        "mark is the chosen step.",
+        "promise, a power of ten or more apart; further to the lower right is better. The large mark "
+        "is the chosen step.",
         {},
         plot.atlas(made.directions, style=looks.style),
     )
@@ -213,7 +216,7 @@ def _equal_progress(comparison: Any, own: bool) -> Section | None:
     rows = at_loss(comparison.points, comparison.names, level)
     if not np.isfinite(finite(rows["step"])).any():
         return None
-    text = f"Each optimizer where its test loss is first down at {level:.4g}, the lowest that all reach."
+    text = f"Where each test loss is first down at {level:.4g}, the lowest that all reach."
     table = Table("at_loss", rows, f"At test loss {level:.4g}", open=True)
     return Section("equal-progress", "At equal progress", (text,), (), (table,))
 

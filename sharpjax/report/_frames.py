@@ -8,8 +8,6 @@ import pandas
 
 from sharpjax.plot._frames import finite
 
-_NOT_AT = ("algorithm", "other")
-
 
 def with_errors(directions: Any) -> Any:
     """The table "directions" with the standard error of the ratio, and |slope| for a log axis.
@@ -25,8 +23,9 @@ def with_errors(directions: Any) -> Any:
     frame["steepness"] = np.abs(slope)
     for name in ("ratio", "sharpness"):
         value, error = finite(frame[name]), np.nan_to_num(finite(frame[f"{name}_se"]))
-        # A bar that reached zero would have no end on a logarithmic axis.
-        frame[f"{name}_low"] = np.where(value > 0, np.maximum(value - error, 1e-3 * value), value)
+        # A bar that reached zero would have no end on a logarithmic axis: it ends below all values.
+        floor = np.min(value, where=value > 0, initial=np.inf) / 3
+        frame[f"{name}_low"] = np.where(value > 0, np.maximum(value - error, floor), value - error)
         frame[f"{name}_high"] = value + error
     return frame
 
@@ -35,13 +34,16 @@ def curves(landscape: Any, directions: Any, at: Sequence[str]) -> Any:
     """The losses along each update up to the critical step, where the loss is back at its start.
 
     Beyond it only the search went, far and high: such rows would squeeze all curves into a line.
+    One whose critical step was not found ends at four times the best step.
     """
     keys = [*at, "algorithm"]
     known = landscape[np.isfinite(finite(landscape["loss"]))]
-    ends = directions[[*keys, "loss", "critical_step"]].rename(columns={"loss": "start"})
+    ends = directions[[*keys, "loss", "best_step", "critical_step"]]
+    ends = ends.rename(columns={"loss": "start"})
     joined = known.merge(ends, on=keys, how="left")
-    seen = joined["critical_step"] > 0
-    inside = ~seen | (joined["distance"] < joined["critical_step"])
+    seen = np.isfinite(finite(joined["critical_step"])) & (joined["critical_step"] > 0)
+    far = 4 * joined["best_step"].where(joined["best_step"] > 0, np.inf)
+    inside = np.where(seen, joined["distance"] < joined["critical_step"], joined["distance"] <= far)
     below = joined["loss"] <= joined["start"] + 1e-6 * joined["start"].abs()
     last = ends[(ends["critical_step"] > 0) & np.isfinite(finite(ends["critical_step"]))]
     last = last.rename(columns={"start": "loss", "critical_step": "distance"})

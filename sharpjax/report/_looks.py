@@ -52,6 +52,7 @@ class Looks:
         self.colours = [self.style.colour(name) for name in self.order]
         self.dashes = [_dash(self.style.line(name)["linestyle"]) for name in self.order]
         markers = [self.style.marker(name) for name in self.order]
+        self._repeat = any(markers)
         self.shapes = [_SHAPES.get(marker, "circle") for marker in markers]
 
     def colour(self, *, gradient: bool = False) -> alt.Color:
@@ -64,7 +65,9 @@ class Looks:
 
     def shape(self) -> alt.Shape:
         """The shape of a point, which tells optimizers of one colour apart."""
-        return alt.Shape("optimizer:N", **self._scale(self.shapes, False, ""))
+        made = self._scale(self.shapes, False, "")
+        # The legend's lines tell all apart as long as there are colours enough.
+        return alt.Shape("optimizer:N", **made if self._repeat else made | {"legend": None})
 
     @property
     def _grey(self) -> str:
@@ -78,6 +81,7 @@ class Looks:
             "legend": alt.Legend(
                 title=None,
                 orient="bottom",
+                **{} if self._repeat else {"symbolType": "stroke", "symbolStrokeWidth": 2.5},
                 columns=alt.expr("max(1, floor(width / 165))"),
                 labelLimit=220,
                 symbolOpacity=faded,

@@ -103,11 +103,10 @@
       axis: {
         ...ink, labelFontSize: 11.5, titleFontSize: 12, titleFontWeight: "normal",
         gridColor: colour("--line"), domainColor: colour("--faint"), tickColor: colour("--faint"),
-        gridOpacity: 0.7, labelOverlap: true,
+        gridOpacity: 0.7, labelOverlap: "greedy",
       },
       axisQuantitative: { format: "~g", tickCount: 6 },
-      legend: { ...ink, labelFontSize: 12, titleFontWeight: "normal", symbolStrokeWidth: 2.2,
-        symbolSize: 160 },
+      legend: { ...ink, labelFontSize: 12, titleFontWeight: "normal", symbolSize: 260 },
       rule: { color: colour("--faint") },
     };
   };
@@ -125,7 +124,8 @@
       const channel = node.encoding && node.encoding[axis];
       if (channel && channel.field && scales[axis]) {
         copy.encoding[axis] = { ...copy.encoding[axis],
-          scale: { ...channel.scale, type: scales[axis] } };
+          scale: { ...channel.scale, type: scales[axis],
+            ...(scales[axis] === "linear" ? { zero: false } : { zero: undefined }) } };
       }
     }
     return copy;
@@ -151,7 +151,7 @@
     for (const table of named(spec)) if (state.data[table]) made.datasets[table] = rowsOf(table);
     const where = figure.querySelector(".chart");
     const { view } = await window.vegaEmbed(where, made, {
-      mode: "vega-lite", renderer: "svg", actions: false, config: config(),
+      mode: "vega-lite", renderer: "svg", actions: false, logLevel: window.vega.Error, config: config(),
     });
     where.classList.remove("waiting");
     if (views.has(name)) views.get(name).finalize();
