@@ -177,8 +177,8 @@ def _atlas(made: _Tables, looks: Looks) -> Section:
         "Sharpness against |slope|",
         {"directions_chart": made.chart_directions},
         "A quadratic falls by slope²/(2·sharpness) at most: grey lines join directions of equal "
-        "promise, a power of ten or more apart; further to the lower right is better. The large mark "
-        "is the chosen step.",
+        "promise, a power of ten or more apart; further to the lower right is better. The large "
+        "mark is the chosen step.",
         {},
         plot.atlas(made.directions, style=looks.style),
     )
@@ -217,6 +217,7 @@ def _equal_progress(comparison: Any, own: bool) -> Section | None:
     if not np.isfinite(finite(rows["step"])).any():
         return None
     text = f"Where each test loss is first down at {level:.4g}, the lowest that all reach."
+    text += " One without numbers was below it at its first measured point already."
     table = Table("at_loss", rows, f"At test loss {level:.4g}", open=True)
     return Section("equal-progress", "At equal progress", (text,), (), (table,))
 
@@ -251,7 +252,7 @@ def _cosines(made: _Tables, looks: Looks) -> Section | None:
         ),
     }
     shown = {value: said for value, said in shown.items() if np.isfinite(finite(rows[value])).any()}
-    if not shown or len(looks.order) < 2:
+    if not shown or (rows["algorithm"] == rows["other"]).all():
         return None
     figures = [
         Figure(

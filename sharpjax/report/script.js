@@ -151,7 +151,7 @@
     for (const table of named(spec)) if (state.data[table]) made.datasets[table] = rowsOf(table);
     const where = figure.querySelector(".chart");
     const { view } = await window.vegaEmbed(where, made, {
-      mode: "vega-lite", renderer: "svg", actions: false, logLevel: window.vega.Error, config: config(),
+      mode: "vega-lite", renderer: "svg", actions: false, logLevel: 1, config: config(),
     });
     where.classList.remove("waiting");
     if (views.has(name)) views.get(name).finalize();
