@@ -2,7 +2,7 @@
 
 A chart names its tables and does not hold them. The page gives it the parameters `labels`
 (algorithm -> label), `hidden` (labels that are not shown), `choose_<column>` for each choice of the
-page, and `log_x`, `log_y`, whether an axis is logarithmic.
+page, `log_x` and `log_y`, whether an axis is logarithmic, and `legend_columns`.
 """
 
 from collections.abc import Sequence
@@ -63,7 +63,7 @@ def over_steps(
         ends = alt.Y(f"{value}_low:Q", title=said), alt.Y2(f"{value}_high:Q")
         layers.append(inside.mark_rule(strokeWidth=1.2).encode(across, *ends, looks.colour()))
     dots = inside.mark_point(filled=True, size=_POINT, opacity=1)
-    layers.append(dots.encode(across, up, looks.colour(), looks.shape(), tooltip=hover))
+    layers.append(dots.encode(across, up, looks.colour(), *looks.shape(), tooltip=hover))
     # What has no logarithm is a triangle on the lower edge.
     low = base.transform_filter(f"log_y && datum.{value} <= 0")
     low = low.mark_point(shape="triangle-down", size=_POINT, yOffset=-6)
@@ -175,7 +175,7 @@ def pairs(
         across, up, alt.Text(f"{value}:Q", format=".2~g"), color=ink, opacity=room
     )
     chart = alt.layer(cells, text).resolve_scale(color="independent")
-    return chart.properties(width="container", height=alt.Step(26))
+    return chart.properties(width="container", height=26 * len(looks.order))
 
 
 def atlas(
@@ -222,9 +222,9 @@ def atlas(
         [
             _equal_decrease(left, right, low, high),
             trail,
-            dots.encode(across, up, looks.colour(), looks.shape(), tooltip=hover),
+            dots.encode(across, up, looks.colour(), *looks.shape(), tooltip=hover),
             error,
-            large.encode(across, up, looks.colour(), looks.shape(), tooltip=hover),
+            large.encode(across, up, looks.colour(), *looks.shape(), tooltip=hover),
         ],
         looks,
         height=400,

@@ -13,7 +13,7 @@ from sharpjax.plot.style import label
 from sharpjax.report import _charts as charts
 from sharpjax.report import _frames as frames
 from sharpjax.report._looks import Looks
-from sharpjax.report._page import Figure, Section, Table, write_page
+from sharpjax.report._page import Figure, Section, Table, checked, write_page
 from sharpjax.tables import at_loss, to_pandas
 
 # Of a page's largest tables together, which keeps it below three megabytes.
@@ -40,6 +40,7 @@ def write_comparison(comparison: Any, path: str | Path) -> Path:
 
     Cost: about five seconds, most of it for static figures and, once, for the charts' programs.
     """
+    path = checked(path)
     if not comparison.points:
         raise ValueError("the comparison holds no point: nothing was measured")
     names = [*comparison.names]

@@ -63,11 +63,9 @@ class Looks:
         """The dashes of a line: what is clipped is dashed."""
         return alt.StrokeDash("optimizer:N", **self._scale(self.dashes, gradient, [1, 0]))
 
-    def shape(self) -> alt.Shape:
-        """The shape of a point, which tells optimizers of one colour apart."""
-        made = self._scale(self.shapes, False, "")
-        # The legend's lines tell all apart as long as there are colours enough.
-        return alt.Shape("optimizer:N", **made if self._repeat else made | {"legend": None})
+    def shape(self) -> tuple[alt.Shape, ...]:
+        """The shape of a point, where colours alone do not tell all optimizers apart."""
+        return (alt.Shape("optimizer:N", **self._scale(self.shapes, False, "")),) * self._repeat
 
     @property
     def _grey(self) -> str:
@@ -82,7 +80,7 @@ class Looks:
                 title=None,
                 orient="bottom",
                 **{} if self._repeat else {"symbolType": "stroke", "symbolStrokeWidth": 2.5},
-                columns=alt.expr("max(1, floor(width / 165))"),
+                columns=alt.expr("legend_columns"),
                 labelLimit=220,
                 symbolOpacity=faded,
                 labelOpacity=faded,

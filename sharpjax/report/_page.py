@@ -47,7 +47,8 @@ class Figure:
     """Its name on the page and the SVG file's; unique."""
     chart: Any
     """An Altair chart (or a Vega-Lite specification) over named tables. It may use the parameters
-    that the page gives to each chart: `labels`, `hidden`, `choose_<column>`, `log_x`, `log_y`."""
+    that the page gives to each chart: `labels`, `hidden`, `choose_<column>`, `log_x`, `log_y`,
+    `legend_columns`."""
     title: str
     data: Mapping[str, Any]
     """Table name -> DataFrame, of the tables that the chart names."""
@@ -102,7 +103,7 @@ def write_page(
         ValueError: two tables, figures or sections of one name, or an axis that is not "log" or
             "linear".
     """
-    path = _checked(path)
+    path = checked(path)
     _check(sections)
     points = pandas.DataFrame() if points is None else points.drop_duplicates()
     tables = [table for section in sections for table in section.tables]
@@ -133,7 +134,7 @@ def write_page(
     return path
 
 
-def _checked(path: str | Path) -> Path:
+def checked(path: str | Path) -> Path:
     """The path, or an error before anything is made for it."""
     path = Path(path)
     if path.is_dir():

@@ -60,6 +60,8 @@
       }
     }
     details.querySelector("tbody").replaceWith(body);
+    all("th", details).forEach((head, i) =>
+      head.classList.toggle("number", Array.isArray(state.data[name][columns[i]])));
     const part = rows.length > MOST_ROWS ? `The last ${MOST_ROWS} of ${rows.length} rows. ` : "";
     const total = rowsOf(name).length;
     details.querySelector(".shown").textContent =
@@ -143,13 +145,15 @@
     const name = figure.dataset.figure;
     const { spec, scales } = state.figures[name];
     const made = adapt(spec, scales);
-    const values = { labels: state.labels, log_x: scales.x === "log", log_y: scales.y === "log",
+    const where = figure.querySelector(".chart");
+    // Vega would lay the legend out before it knows how wide the chart is.
+    const columns = Math.max(1, Math.floor((where.clientWidth - 40) / 175));
+    const values = { labels: state.labels, legend_columns: columns, log_x: scales.x === "log", log_y: scales.y === "log",
       ...signals() };
     made.params = [...(made.params || []),
       ...Object.entries(values).map(([key, value]) => ({ name: key, value }))];
     made.datasets = { ...made.datasets };
     for (const table of named(spec)) if (state.data[table]) made.datasets[table] = rowsOf(table);
-    const where = figure.querySelector(".chart");
     const { view } = await window.vegaEmbed(where, made, {
       mode: "vega-lite", renderer: "svg", actions: false, logLevel: 1, config: config(),
     });
@@ -301,6 +305,14 @@
         .filter((button) => button.dataset.label === label)
         .forEach((button) => button.style.setProperty("--colour", seen(colour))));
       redraw();
+    });
+    let width = window.innerWidth;
+    let timer = 0;
+    window.addEventListener("resize", () => {
+      if (window.innerWidth === width) return;
+      width = window.innerWidth;
+      clearTimeout(timer);
+      timer = setTimeout(redraw, 300);
     });
     window.addEventListener("beforeprint", () =>
       all("details").forEach((details) => { details.open = true; }));
