@@ -10,8 +10,7 @@ from sharpjax import plot
 from sharpjax.compare import OWN
 from sharpjax.plot._frames import finite
 from sharpjax.plot.style import label
-from sharpjax.report import _charts as charts
-from sharpjax.report import _frames as frames
+from sharpjax.report import charts, frames
 from sharpjax.report._looks import Looks
 from sharpjax.report._page import Figure, Section, Table, checked, write_page
 from sharpjax.tables import at_loss, to_pandas
