@@ -86,8 +86,9 @@ class _Tables:
         self.at, self.along = at, at[:-1]
         self.comparison, self.kept = comparison, kept
         self.keys = ["trajectory", "step"]
-        self.directions = to_pandas(comparison.points, "directions")
-        self.chart_directions = frames.with_errors(self.directions)
+        measured = to_pandas(comparison.points, "directions")
+        self.columns = tuple(measured.columns)
+        self.directions = frames.with_errors(measured)
         self.large = {name: to_pandas(kept, name) for name in ("landscape", "histogram", "cosines")}
         losses = to_pandas([], "convergence", comparison.losses)
         self.convergence = frames.thinned(losses, _MOST_ROWS // 3)
@@ -101,7 +102,7 @@ class _Tables:
 
 
 def _sharpness(made: _Tables, looks: Looks) -> Section:
-    directions, name = made.chart_directions, "directions_chart"
+    directions, name = made.directions, "directions"
     shown = [
         ("sharpness", "sharpness vᵀHv", "Sharpness", (), True, "log"),
         ("ratio", "sharpness / |SGD’s|", "Ratio to SGD", (1.0,), True, "log"),
@@ -131,7 +132,7 @@ def _sharpness(made: _Tables, looks: Looks) -> Section:
                 {name: directions},
                 captions[value],
                 {"y": scale},
-                plot.sharpness(directions, value=value, style=looks.style),
+                static=plot.sharpness(directions, value=value, style=looks.style),
             )
         )
     table = Table(
@@ -140,6 +141,7 @@ def _sharpness(made: _Tables, looks: Looks) -> Section:
         "Directions: every number of every update",
         "Slope and sharpness are along the unit direction; columns in _se are standard errors.",
         made.at,
+        made.columns,
         open=True,
     )
     return Section("sharpness", "Sharpness", (), tuple(figures), (table,))
@@ -164,7 +166,7 @@ def _landscape(made: _Tables, looks: Looks) -> Section | None:
         "lowest loss found, a hollow one the minimum of the quadratic model (slope, sharpness), "
         "left out where it lies far below." + made.partly,
         {"x": "log", "y": "linear"},
-        plot.landscape(made.comparison, style=looks.style),
+        static=plot.landscape(made.comparison, style=looks.style),
     )
     table = Table("landscape", rows, "Landscape: losses at distances", at=made.at)
     return Section("landscape", "Landscape", (), (figure,), (table,))
@@ -173,14 +175,14 @@ def _landscape(made: _Tables, looks: Looks) -> Section | None:
 def _atlas(made: _Tables, looks: Looks) -> Section:
     figure = Figure(
         "atlas",
-        charts.atlas("directions_chart", made.chart_directions, looks, at=made.along),
+        charts.atlas("directions", made.directions, looks, at=made.along),
         "Sharpness against |slope|",
-        {"directions_chart": made.chart_directions},
+        {"directions": made.directions},
         "A quadratic falls by slope²/(2·sharpness) at most: grey lines join directions of equal "
         "promise, a power of ten or more apart; further to the lower right is better. The large "
         "mark is the chosen step.",
         {},
-        plot.atlas(made.directions, style=looks.style),
+        static=plot.atlas(made.directions, style=looks.style),
     )
     return Section("atlas", "Slope and sharpness", (), (figure,))
 
@@ -198,7 +200,7 @@ def _convergence(made: _Tables, looks: Looks, own: bool) -> Section | None:
         + ("" if own else " Only an optimizer whose updates were applied has a curve.")
         + ("" if made.every_loss else " The page has every n-th step."),
         {"y": "linear"},
-        plot.convergence(rows, style=looks.style),
+        static=plot.convergence(rows, style=looks.style),
     )
     table = Table("convergence", rows, "Convergence: training losses")
     return Section("convergence", "Convergence", (), (figure,), (table,))
@@ -236,7 +238,7 @@ def _histogram(made: _Tables, looks: Looks) -> Section | None:
         "How many coordinates have which magnitude, in units of each update’s root mean square. "
         "Coordinates that are exactly zero are in the table." + made.partly,
         {},
-        plot.histogram(rows, style=looks.style),
+        static=plot.histogram(rows, style=looks.style),
     )
     table = Table("histogram", rows, "Histogram: counts between powers of ten (log₁₀)", at=made.at)
     return Section("histogram", "Histogram", (), (figure,), (table,))
@@ -262,7 +264,7 @@ def _cosines(made: _Tables, looks: Looks) -> Section | None:
             {"cosines": rows},
             caption + made.partly,
             {},
-            plot.cosines(rows, values=(value,)),
+            static=plot.cosines(rows, values=(value,)),
         )
         for value, (title, caption) in shown.items()
     ]

@@ -82,6 +82,7 @@ class Looks:
                 **{} if self._repeat else {"symbolType": "stroke", "symbolStrokeWidth": 2.5},
                 columns=alt.expr("legend_columns"),
                 labelLimit=220,
+                symbolLimit=0,
                 symbolOpacity=faded,
                 labelOpacity=faded,
             ),

@@ -35,8 +35,15 @@ class Table:
     caption: str = ""
     at: tuple[str, ...] = ()
     """The choices that it follows: columns whose chosen values alone are shown."""
+    columns: tuple[str, ...] = ()
+    """The columns that are shown and downloaded; () means all. Charts may need more."""
     open: bool = False
     """Whether it is unfolded at the start."""
+
+    @property
+    def shown(self) -> Any:
+        """The frame with the columns that are shown."""
+        return self.frame[list(self.columns)] if self.columns else self.frame
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,8 @@ class Figure:
     caption: str = ""
     scales: Mapping[str, str] = field(default_factory=dict)
     """"x", "y" -> "log" or "linear": the axes that the reader may switch, as they begin."""
+    switches: Mapping[str, str] = field(default_factory=dict)
+    """Parameter -> what its button says: true or false, in the charts of the whole page."""
     static: Any = None
     """A matplotlib figure of the same; None where a static figure beside it shows it."""
 
@@ -117,15 +126,22 @@ def write_page(
         "choices": [str(column) for column in points.columns],
         "points": [[_plain(v) for v in row] for row in points.itertuples(index=False)],
         "data": {name: _columns(frame) for name, frame in _named(sections).items()},
-        "tables": {t.name: {"columns": [*map(str, t.frame)], "at": t.at} for t in tables},
-        "figures": {f.name: {"spec": _spec(f.chart), "scales": dict(f.scales)} for f in figures},
+        "tables": {t.name: {"columns": [*map(str, t.shown)], "at": t.at} for t in tables},
+        "figures": {
+            f.name: {
+                "spec": _spec(f.chart),
+                "scales": dict(f.scales),
+                "switches": dict(f.switches),
+            }
+            for f in figures
+        },
     }
     page = _template().render(
         title=title,
         facts=facts,
         sections=sections,
         svg={f.name: _svg(f.static, f.name) for f in figures if f.static is not None},
-        rows={t.name: _static_rows(t.frame) for t in tables},
+        rows={t.name: _static_rows(t.shown) for t in tables},
         state=_json(state),
         programs=_programs(),
         **{name: _file(f"{name}.{kind}") for name, kind in (("style", "css"), ("script", "js"))},

@@ -28,6 +28,7 @@ def over_steps(
     at: Sequence[str] = (),
     levels: Sequence[float] = (),
     error: bool = True,
+    reference: str = "",
 ) -> alt.LayerChart:
     """A value of each optimizer over the measured steps, with bars of one standard error.
 
@@ -40,6 +41,8 @@ def over_steps(
         at: The other choices.
         levels: Where grey lines are drawn.
         error: Whether the table has the value's errors.
+        reference: A table with the same columns, drawn hollow beside: published values, say. The
+            figure's switch `reference` hides it.
     """
     base = _shown(alt.Chart(alt.NamedData(table)), at).transform_filter(f"isNumber(datum.{value})")
     inside = base.transform_filter(f"!log_y || datum.{value} > 0")
@@ -69,6 +72,11 @@ def over_steps(
     low = low.mark_point(shape="triangle-down", size=_POINT, yOffset=-6)
     edge = alt.YValue(alt.expr("height"))
     layers.append(low.encode(across, edge, looks.colour(), tooltip=hover))
+    if reference:
+        beside = _shown(alt.Chart(alt.NamedData(reference)), at)
+        beside = beside.transform_filter(f"reference && (!log_y || datum.{value} > 0)")
+        dots = beside.mark_point(size=1.6 * _POINT, opacity=1, strokeWidth=1.3, xOffset=5)
+        layers.append(dots.encode(across, up, looks.colour(), tooltip=hover[:3]))
     return _layered(layers, looks)
 
 

@@ -8,6 +8,7 @@
   const views = new Map(); // Figure name -> Vega view.
   const hidden = new Set(); // Labels.
   const chosen = {}; // Choice -> value.
+  const switches = {}; // What can be turned off -> whether it is shown.
   const tables = {}; // Name -> rows.
 
   const make = (tag, attributes = {}, text = "") => {
@@ -90,6 +91,7 @@
 
   const signals = () => ({
     hidden: [...hidden],
+    ...switches,
     ...Object.fromEntries(Object.entries(chosen).map(([key, value]) => [`choose_${key}`, value])),
   });
 
@@ -188,6 +190,9 @@
     for (const button of all("#optimizers [data-label]")) {
       button.setAttribute("aria-pressed", String(!hidden.has(button.dataset.label)));
     }
+    for (const button of all("[data-switch]")) {
+      button.setAttribute("aria-pressed", String(switches[button.dataset.switch]));
+    }
     document.getElementById("optimizers").querySelector(".all").textContent =
       hidden.size ? "Show all" : "Hide all";
   };
@@ -250,6 +255,15 @@
       const name = figure.dataset.figure;
       const bar = figure.querySelector(".tools");
       const { scales } = state.figures[name];
+      for (const [key, text] of Object.entries(state.figures[name].switches)) {
+        const button = bar.appendChild(make("button", { type: "button", "data-switch": key,
+          "aria-pressed": "true" }, text));
+        switches[key] = true;
+        button.addEventListener("click", () => {
+          switches[key] = !switches[key];
+          update();
+        });
+      }
       for (const axis of Object.keys(scales)) {
         const button = bar.appendChild(make("button", { type: "button", "data-axis": axis }));
         const say = () => { button.textContent = `${axis}: ${scales[axis]}`; };
@@ -314,8 +328,6 @@
       clearTimeout(timer);
       timer = setTimeout(redraw, 300);
     });
-    window.addEventListener("beforeprint", () =>
-      all("details").forEach((details) => { details.open = true; }));
     document.documentElement.dataset.ready = "true";
   };
 

@@ -30,9 +30,11 @@ def study():
 @pytest.fixture(scope="module")
 def section(study):
     frame = frames.with_errors(study)
-    options = {"x": "epoch", "at": ("task", "trajectory", "seed")}
+    options = {"x": "epoch", "at": ("task", "trajectory", "seed"), "reference": "published"}
     chart = charts.over_steps("sharpness", Looks(["sgd", "adam"]), "sharpness", "vᵀHv", **options)
-    figure = Figure("ratios", chart, "Ratios", {"sharpness": frame}, scales={"y": "log"})
+    data = {"sharpness": frame, "published": study[study["epoch"] == 1].assign(sharpness=2.5)}
+    switches = {"reference": "published values"}
+    figure = Figure("ratios", chart, "Ratios", data, scales={"y": "log"}, switches=switches)
     table = Table("claims", study, "Claims", at=("task",), open=True)
     return Section("claims", "Claims", ("A <b>claim</b>.",), (figure,), (table,), "<hr>")
 
@@ -62,12 +64,15 @@ def test_charts_of_a_study_are_drawn_for_each_choice(browse, study, section, tmp
       form.elements.task.dispatchEvent(new Event("change"));
       await pause(300);
       said.push(form.elements.seed.options.length, dots());
+      document.querySelector('[data-switch="reference"]').click();
+      await pause(300);
+      said.push(dots());
       document.body.dataset.said = said.join(" ");
     })();
     """
     document, complaints = browse(write([section], tmp_path / "a.html", study), script)
     assert not complaints
-    assert 'data-said="1 4 2 4"' in document
+    assert 'data-said="1 6 2 6 4"' in document
 
 
 def test_text_is_escaped_and_html_is_not(study, section, tmp_path):
