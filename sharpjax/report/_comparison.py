@@ -8,23 +8,26 @@ import numpy as np
 
 from sharpjax import plot
 from sharpjax.compare import OWN
-from sharpjax.plot._frames import finite
+from sharpjax.plot._frames import finite, last_point
 from sharpjax.plot.style import label
 from sharpjax.report import charts, frames
 from sharpjax.report._looks import Looks
 from sharpjax.report._page import Figure, Section, Table, checked, write_page
 from sharpjax.tables import at_loss, to_pandas
 
-# Of a page's largest tables together, which keeps it below three megabytes.
-_MOST_ROWS = 30_000
+# Together they keep a page below three megabytes: rows of the table "directions", of landscapes,
+# histograms and cosines together, and of training losses.
+_MOST_DIRECTIONS = 2_500
+_MOST_ROWS = 10_000
+_MOST_LOSSES = 5_000
 
 
 def write_comparison(comparison: Any, path: str | Path) -> Path:
     """Writes one self-contained HTML page with the tables and figures of a comparison.
 
     Charts and tables follow one choice of a step and, where several optimizers led to the points,
-    of a trajectory. A page stays below 3 MB: of long comparisons it has every n-th training loss,
-    and the landscapes, histograms and cosines of points that are spread evenly.
+    of a trajectory. A page stays below 3 MB: of long comparisons it has every n-th training loss
+    and evenly spread points, and of those again some landscapes, histograms and cosines.
 
     Args:
         comparison: A `Comparison`. What was not measured is left out.
@@ -47,8 +50,9 @@ def write_comparison(comparison: Any, path: str | Path) -> Path:
     own = comparison.follow == OWN
     several = not own and len({point.trajectory for point in comparison.points}) > 1
     at = ("trajectory", "step") if several else ("step",)
-    kept = _kept(comparison.points, len(names))
-    made = _Tables(comparison, kept, at)
+    points = _spread(comparison.points, _MOST_DIRECTIONS // len(names))
+    kept = _spread(points, _MOST_ROWS // _rows(points[-1]))
+    made = _Tables(comparison, points, kept, at)
     sections = [
         _sharpness(made, looks),
         _landscape(made, looks),
@@ -82,23 +86,24 @@ def write_comparison(comparison: Any, path: str | Path) -> Path:
 class _Tables:
     """The tables of a comparison, each made once, and what its charts filter by."""
 
-    def __init__(self, comparison: Any, kept: Sequence[Any], at: tuple[str, ...]):
+    def __init__(self, comparison: Any, points: Sequence[Any], kept: Sequence[Any], at: tuple):
         self.at, self.along = at, at[:-1]
-        self.comparison, self.kept = comparison, kept
+        self.comparison, self.points, self.kept = comparison, points, kept
         self.keys = ["trajectory", "step"]
-        measured = to_pandas(comparison.points, "directions")
+        measured = to_pandas(points, "directions")
         self.columns = tuple(measured.columns)
         self.directions = frames.with_errors(measured)
+        # Static figures of thousands of marks would be larger than all the rest.
+        self.few = measured[measured["step"].isin({point.step for point in kept})]
         self.large = {name: to_pandas(kept, name) for name in ("landscape", "histogram", "cosines")}
         losses = to_pandas([], "convergence", comparison.losses)
-        self.convergence = frames.thinned(losses, _MOST_ROWS // 3)
+        self.convergence = frames.thinned(losses, _MOST_LOSSES)
         self.every_loss = len(self.convergence) == len(losses)
 
-    @property
-    def partly(self) -> str:
+    def of(self, points: Sequence[Any]) -> str:
         """What a caption says if not all points are on the page."""
-        kept, total = len(self.kept), len(self.comparison.points)
-        return "" if kept == total else f" The page has {kept} of {total} measured points."
+        some, total = len(points), len(self.comparison.points)
+        return "" if some == total else f" The page has {some} of {total} measured points."
 
 
 def _sharpness(made: _Tables, looks: Looks) -> Section:
@@ -132,14 +137,15 @@ def _sharpness(made: _Tables, looks: Looks) -> Section:
                 {name: directions},
                 captions[value],
                 {"y": scale},
-                static=plot.sharpness(directions, value=value, style=looks.style),
+                static=plot.sharpness(made.few, value=value, style=looks.style),
             )
         )
     table = Table(
         "directions",
         made.directions,
         "Directions: every number of every update",
-        "Slope and sharpness are along the unit direction; columns in _se are standard errors.",
+        "Slope and sharpness are along the unit direction; columns in _se are standard errors."
+        + made.of(made.points),
         made.at,
         made.columns,
         open=True,
@@ -159,14 +165,14 @@ def _landscape(made: _Tables, looks: Looks) -> Section | None:
     }
     figure = Figure(
         "landscape",
-        charts.landscape(*data, looks, at=made.at),
+        charts.landscape("landscape_chart", "minima", looks, at=made.at),
         "Test loss along each update",
         data,
         "Lines end at the critical step, where the loss is back at its start. A filled mark is the "
         "lowest loss found, a hollow one the minimum of the quadratic model (slope, sharpness), "
-        "left out where it lies far below." + made.partly,
+        "left out where it lies far below." + made.of(made.kept),
         {"x": "log", "y": "linear"},
-        static=plot.landscape(made.comparison, style=looks.style),
+        static=plot.landscape(rows, last_point(directions), style=looks.style),
     )
     table = Table("landscape", rows, "Landscape: losses at distances", at=made.at)
     return Section("landscape", "Landscape", (), (figure,), (table,))
@@ -182,7 +188,7 @@ def _atlas(made: _Tables, looks: Looks) -> Section:
         "promise, a power of ten or more apart; further to the lower right is better. The large "
         "mark is the chosen step.",
         {},
-        static=plot.atlas(made.directions, style=looks.style),
+        static=plot.atlas(made.few, style=looks.style),
     )
     return Section("atlas", "Slope and sharpness", (), (figure,))
 
@@ -236,7 +242,7 @@ def _histogram(made: _Tables, looks: Looks) -> Section | None:
         "Magnitudes of the coordinates",
         {"magnitudes": outlines},
         "How many coordinates have which magnitude, in units of each update’s root mean square. "
-        "Coordinates that are exactly zero are in the table." + made.partly,
+        "Coordinates that are exactly zero are in the table." + made.of(made.kept),
         {},
         static=plot.histogram(rows, style=looks.style),
     )
@@ -262,7 +268,7 @@ def _cosines(made: _Tables, looks: Looks) -> Section | None:
             charts.pairs("cosines", looks, value, value, at=made.at),
             title,
             {"cosines": rows},
-            caption + made.partly,
+            caption + made.of(made.kept),
             {},
             static=plot.cosines(rows, values=(value,)),
         )
@@ -275,7 +281,7 @@ def _cosines(made: _Tables, looks: Looks) -> Section | None:
 
 
 def _precision(made: _Tables) -> Section | None:
-    rows = to_pandas(made.comparison.points, "precision")
+    rows = to_pandas(made.points, "precision")
     if not len(rows):
         return None
     table = Table("precision", rows, "Precision: float32 beside float64", at=made.at, open=True)
@@ -283,14 +289,16 @@ def _precision(made: _Tables) -> Section | None:
     return Section("precision", "Precision", (text,), (), (table,))
 
 
-def _kept(points: Sequence[Any], names: int) -> list[Any]:
-    """The points whose landscapes, histograms and cosines are on the page."""
-    first = points[0]
-    largest = sum(len(to_pandas([first], name)) for name in ("landscape", "histogram", "cosines"))
-    each = max(1, largest, names)
+def _rows(point: Any) -> int:
+    """How many rows of the largest tables a point has."""
+    return max(1, sum(len(to_pandas([point], n)) for n in ("landscape", "histogram", "cosines")))
+
+
+def _spread(points: Sequence[Any], most: int) -> list[Any]:
+    """About so many points, at evenly spread steps, the first and the last among them."""
     steps = sorted({point.step for point in points})
     beside = max(1, round(len(points) / len(steps)))
-    keep = set(frames.spread(steps, max(2, _MOST_ROWS // (each * beside))))
+    keep = set(frames.spread(steps, max(2, most // beside)))
     return [point for point in points if point.step in keep]
 
 

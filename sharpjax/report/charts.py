@@ -182,7 +182,7 @@ def pairs(
     text = base.mark_text(fontSize=10).encode(
         across, up, alt.Text(f"{value}:Q", format=".2~g"), color=ink, opacity=room
     )
-    chart = alt.layer(cells, text).resolve_scale(color="independent")
+    chart: Any = alt.layer(cells, text).resolve_scale(color="independent")
     return chart.properties(width="container", height=26 * len(looks.order))
 
 
@@ -251,7 +251,7 @@ def _shown(chart: Any, at: Sequence[str]) -> Any:
     return chart.transform_filter("indexof(hidden, datum.optimizer) < 0")
 
 
-def _layered(layers: list[Any], looks: Looks, height: int = _HEIGHT) -> alt.LayerChart:
+def _layered(layers: list[Any], looks: Looks, height: int = _HEIGHT) -> Any:
     """The layers as wide as the page; clicks on the legend reach the page through `legend`."""
     colored = next(i for i, layer in enumerate(layers) if "color" in layer.to_dict()["encoding"])
     layers[colored] = layers[colored].add_params(

@@ -73,7 +73,7 @@ def minima(directions: Any, at: Sequence[str]) -> Any:
     made = made[(made["distance"] > 0) & made["loss"].notna()]
     group = [directions[column] for column in at]
     falls = pandas.Series(finite(directions["best_decrease"]), directions.index)
-    deepest = falls.groupby(group).transform("max") if group else falls * 0 + falls.max()
+    deepest: Any = falls.groupby(group).transform("max") if group else falls * 0 + falls.max()
     bottoms = directions[keys].assign(bottom=directions["loss"] - 1.6 * deepest)
     made = made.merge(bottoms, on=keys, how="left")
     found = made["mark"] == "lowest loss found"

@@ -102,3 +102,20 @@ def test_paths_that_cannot_be_written(comparison, tmp_path):
 def test_nothing_measured(comparison, tmp_path):
     with pytest.raises(ValueError, match="nothing was measured"):
         write_comparison(dataclasses.replace(comparison, points=[]), tmp_path / "page.html")
+
+
+def test_a_long_comparison_stays_small(comparison, tmp_path):
+    point = comparison.points[0]
+    points = [dataclasses.replace(point, step=step) for step in range(1, 1501)]
+    losses = {"adam": np.linspace(2, 1, 20_000)}
+    long = dataclasses.replace(comparison, points=points, losses=losses)
+    path = write_comparison(long, tmp_path / "page.html")
+    assert path.stat().st_size < 3e6
+    text = path.read_text(encoding="utf-8")
+    data = state(text)["data"]
+    assert 600 < len(set(data["directions"]["step"])) <= 625
+    assert 1 in data["cosines"]["step"] and 1500 in data["cosines"]["step"]
+    assert set(data["cosines"]["step"]) <= set(data["directions"]["step"])
+    assert "measured points." in text and len(data["convergence"]["step"]) == 5000
+    # Each choice has something to show in each chart.
+    assert {step for (step,) in state(text)["points"]} == set(data["cosines"]["step"])
