@@ -1,0 +1,280 @@
+"""A page of sections: tables, charts over them, and the choices that all of them follow."""
+
+import functools
+import io
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import jinja2
+import matplotlib
+import pandas
+import vl_convert
+
+from sharpjax.report._looks import Looks
+
+_STATIC_ROWS = 200
+_DIGITS = 7
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the page: shown, and downloaded as CSV."""
+
+    name: str
+    """Its name on the page and the CSV file's, such as "directions"; unique."""
+    frame: Any
+    """A pandas DataFrame of numbers and strings. A column `algorithm` follows what is hidden."""
+    title: str
+    caption: str = ""
+    at: tuple[str, ...] = ()
+    """The choices that it follows: columns whose chosen values alone are shown."""
+    columns: tuple[str, ...] = ()
+    """The columns that are shown and downloaded; () means all. Charts may need more."""
+    open: bool = False
+    """Whether it is unfolded at the start."""
+
+    @property
+    def shown(self) -> Any:
+        """The frame with the columns that are shown."""
+        return self.frame[list(self.columns)] if self.columns else self.frame
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart of the page: interactive, downloaded as SVG, and static without JavaScript."""
+
+    name: str
+    """Its name on the page and the SVG file's; unique."""
+    chart: Any
+    """An Altair chart (or a Vega-Lite specification) over named tables. It may use the parameters
+    that the page gives to each chart: `labels`, `hidden`, `choose_<column>`, `log_x`, `log_y`,
+    `legend_columns`."""
+    title: str
+    data: Mapping[str, Any]
+    """Table name -> DataFrame, of the tables that the chart names."""
+    caption: str = ""
+    scales: Mapping[str, str] = field(default_factory=dict)
+    """"x", "y" -> "log" or "linear": the axes that the reader may switch, as they begin."""
+    switches: Mapping[str, str] = field(default_factory=dict)
+    """Parameter -> what its button says: true or false, in the charts of the whole page."""
+    static: Any = None
+    """A matplotlib figure of the same; None where a static figure beside it shows it."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page with an entry in its table of contents."""
+
+    name: str
+    """Its anchor; unique."""
+    title: str
+    text: tuple[str, ...] = ()
+    """Paragraphs of plain text."""
+    figures: tuple[Figure, ...] = ()
+    tables: tuple[Table, ...] = ()
+    html: str = ""
+    """More, as HTML that the caller has made safe."""
+
+
+def write_page(
+    sections: Sequence[Section],
+    path: str | Path,
+    title: str,
+    *,
+    looks: Looks,
+    points: Any = None,
+    facts: Sequence[str] = (),
+) -> Path:
+    """Writes sections as one HTML file that needs nothing else, whole or not at all.
+
+    Args:
+        sections: In their order. Tables of one name must be one DataFrame.
+        path: The file; it is replaced if it is there.
+        title: Of the page.
+        looks: The optimizers, as the charts draw them.
+        points: A DataFrame whose columns are what the reader chooses, such as task, trajectory,
+            epoch, seed, and whose rows are the combinations that there are; the last is chosen
+            first. None leaves no choice.
+        facts: Short statements under the title: what was measured, and how.
+
+    Returns:
+        The path.
+
+    Raises:
+        OSError: the file cannot be written; the message says why.
+        ValueError: two tables, figures or sections of one name, or an axis that is not "log" or
+            "linear".
+    """
+    path = checked(path)
+    _check(sections)
+    points = pandas.DataFrame() if points is None else points.drop_duplicates()
+    tables = [table for section in sections for table in section.tables]
+    figures = [figure for section in sections for figure in section.figures]
+    state = {
+        "optimizers": [
+            {"name": name, "label": looks.labels[name], "colour": looks.style.colour(name)}
+            for name in looks.order
+        ],
+        "labels": looks.labels | {"": "Gradient"},
+        "choices": [str(column) for column in points.columns],
+        "points": [[_plain(v) for v in row] for row in points.itertuples(index=False)],
+        "data": {name: _columns(frame) for name, frame in _named(sections).items()},
+        "tables": {t.name: {"columns": [*map(str, t.shown)], "at": t.at} for t in tables},
+        "figures": {
+            f.name: {
+                "spec": _spec(f.chart),
+                "scales": dict(f.scales),
+                "switches": dict(f.switches),
+            }
+            for f in figures
+        },
+    }
+    page = _template().render(
+        title=title,
+        facts=facts,
+        sections=sections,
+        svg={f.name: _svg(f.static, f.name) for f in figures if f.static is not None},
+        rows={t.name: _static_rows(t.shown) for t in tables},
+        state=_json(state),
+        programs=_programs(),
+        **{name: _file(f"{name}.{kind}") for name, kind in (("style", "css"), ("script", "js"))},
+    )
+    _write(path, page)
+    return path
+
+
+def checked(path: str | Path) -> Path:
+    """The path, or an error before anything is made for it."""
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"cannot write the report: {path} is a directory")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"cannot write the report: there is no directory {path.parent}")
+    return path
+
+
+def _check(sections: Sequence[Section]) -> None:
+    figures = [figure for section in sections for figure in section.figures]
+    tables = [table.name for section in sections for table in section.tables]
+    names = [section.name for section in sections], [figure.name for figure in figures], tables
+    for what, found in zip(("sections", "figures", "tables"), names, strict=True):
+        twice = [name for name in found if found.count(name) > 1]
+        if twice:
+            raise ValueError(f"{what} must have a name each, got {twice[0]!r} twice")
+    for figure in figures:
+        for axis, kind in figure.scales.items():
+            if axis not in ("x", "y") or kind not in ("log", "linear"):
+                raise ValueError(f"scales must be x, y -> log, linear, got {figure.scales!r}")
+
+
+def _named(sections: Sequence[Section]) -> dict[str, Any]:
+    """All tables by name, those of the charts too."""
+    named: dict[str, Any] = {}
+    for section in sections:
+        own = [(table.name, table.frame) for table in section.tables]
+        own += [pair for figure in section.figures for pair in figure.data.items()]
+        for name, frame in own:
+            if named.setdefault(name, frame) is not frame:
+                raise ValueError(f"two tables are called {name!r}")
+    return named
+
+
+def _columns(frame: Any) -> dict[str, Any]:
+    """A table by columns; strings as numbers of their distinct values."""
+    found: dict[str, Any] = {}
+    for column in frame.columns:
+        values = frame[column]
+        if pandas.api.types.is_numeric_dtype(values) and values.dtype != bool:
+            found[str(column)] = [_plain(value) for value in values]
+        else:
+            codes, levels = pandas.factorize(values.astype(str))
+            found[str(column)] = {"levels": [str(v) for v in levels], "codes": codes.tolist()}
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON has: NaN is null, infinity a word, a float has 7 digits."""
+    if isinstance(value, str):
+        return value
+    number = float(value)
+    if math.isnan(number):
+        return None
+    if math.isinf(number):
+        return "Infinity" if number > 0 else "-Infinity"
+    short = float(f"{number:.{_DIGITS}g}") if abs(number) < 2**53 and number % 1 else number
+    return int(short) if short == int(short) and abs(short) < 2**53 else short
+
+
+def _spec(chart: Any) -> dict[str, Any]:
+    spec = chart if isinstance(chart, Mapping) else chart.to_dict()
+    return {k: v for k, v in spec.items() if k not in ("config", "$schema")}
+
+
+def _svg(figure: Any, name: str) -> str:
+    """A matplotlib figure as an <svg> element whose identifiers are its own."""
+    text = io.StringIO()
+    # Text stays text, which is smaller and can be read aloud; the same file each time.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(text, format="svg", transparent=False, metadata={"Date": None})
+    drawn = text.getvalue()
+    # Hundredths of a point are enough, and half as long.
+    shorter = lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0])  # noqa: E731
+    return re.sub(r' d="[^"]*"', shorter, drawn[drawn.index("<svg") :])
+
+
+def _static_rows(frame: Any) -> list[list[str]]:
+    """The last rows as text, for a page without JavaScript."""
+    return [[_said(v) for v in row] for row in frame.tail(_STATIC_ROWS).itertuples(index=False)]
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    number = float(value)
+    if math.isnan(number):
+        return "–"
+    return f"{number:.0f}" if number % 1 == 0 and abs(number) < 1e9 else f"{number:.4g}"
+
+
+def _json(state: Any) -> str:
+    """JSON that ends no <script> element."""
+    text = json.dumps(state, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+@functools.cache
+def _programs() -> str:
+    """Vega, Vega-Lite and Vega-Embed in the version that Altair writes for; takes seconds."""
+    version = ".".join(alt.VEGALITE_VERSION.removeprefix("v").split(".")[:2])
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)
+    return bundle.replace("</script", "<\\/script")
+
+
+def _file(name: str) -> str:
+    return resources.files("sharpjax.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _template() -> jinja2.Template:
+    settings: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, **settings)
+    return environment.from_string(_file("template.html"))
+
+
+def _write(path: Path, text: str) -> None:
+    """Beside the file first: a reader finds the old page or the new one."""
+    # Not mkstemp, whose files are nobody else's to read.
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
