@@ -24,14 +24,23 @@ from experiments.errors import DamagedError
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
-    """The columns every measurement shares: where on which trajectory it was made."""
+class Place:
+    """The columns every measurement shares: one point, before the update of this batch."""
 
     task: str  # "translation" or "mlm".
     trajectory: str  # The optimizer that trains: "sgd" or "adam".
     seed: int  # Of initialisation, data order, masks, test subset and sampled batches.
     epoch: int  # From 1.
     batch: int  # Within the epoch, from 1.
+
+
+PLACE = ("task", "trajectory", "seed", "epoch", "batch")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell(Place):
+    """The columns of what is measured of one algorithm's update there."""
+
     algorithm: str  # A name of the configuration's `algorithms`, "sgd" or the trajectory's.
 
 
