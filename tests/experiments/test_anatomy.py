@@ -153,6 +153,8 @@ def test_a_tiny_run_resumes_item_by_item(tmp_path):
         lanczos_steps=8,
         clipped_fractions=(0.0, 0.05, 1.0),
         clipped=("momentum",),
+        exact_coordinates=3,
+        block_steps=2,
     )
     made, watch = config(), Watch()
     seen = []

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import math
+import types
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ import pytest
 import sharpjax
 from experiments import anatomy, explanations, records, sharpness, trajectory
 from experiments import explanation_records as rows
+from experiments.instruments import Point
 from experiments.options import Options
 from experiments.study import Study
 from experiments.tasks import make_task
@@ -61,7 +63,7 @@ def test_the_state_is_that_which_made_the_update():
 
     observed(2, both, {"w": np.array([1.0, -2.0, 0.0], np.float32)}, observe)
     (g, first), (h, second) = seen
-    np.testing.assert_allclose(first, np.abs(g) + 1e-8, rtol=1e-6)
+    np.testing.assert_allclose(first, np.abs(g) + 1e-8, rtol=1e-4)  # 1 − 0.999 in float32.
     mean = (0.999 * g.astype(float) ** 2 + h.astype(float) ** 2) / 1.999
     np.testing.assert_allclose(second, np.sqrt(mean) + 1e-8, rtol=1e-4)
 
@@ -117,6 +119,135 @@ def test_token_counts_are_those_of_the_text_to_be_written(name):
     assert {int(k): int(found[k]) for k in np.flatnonzero(found)} == dict(count)
 
 
+# Of the quadratic below: its curvatures, and the places of its two tensors.
+CURVATURES = np.arange(1.0, 17.0, dtype=np.float32)
+KERNEL, EMBEDDING = ("encoder 1", "q"), ("embeddings", "embedding")
+
+
+def tree(values):
+    """Six numbers of a query's kernel, and ten of an embedding."""
+    kernel, embedding = jnp.asarray(values[:6]), jnp.asarray(values[6:])
+    attention = {"attention": {"q": {"kernel": kernel}}}
+    return {"encoder": {"block_0": attention}, "shared": {"embedding": embedding}}
+
+
+def quadratic(params, batch, key=None):
+    flat = jnp.concatenate([x.ravel() for x in jax.tree.leaves(params)])
+    return jnp.mean(batch) * jnp.sum(CURVATURES * flat**2) / 2
+
+
+class Held(dict):
+    """Updates, and Adam's state."""
+
+    def state(self, name):
+        return self.states[name]
+
+
+@pytest.fixture(scope="module")
+def toy():
+    """A point of Σ dᵢxᵢ²/2 whose micro-batches weigh it by 0.5, 1 and 1.5."""
+    draw = np.random.default_rng(0)
+    x, u = draw.normal(size=(2, 16)).astype(np.float32)
+    test = np.repeat(np.array([[0.5], [1.0], [1.5]], np.float32), 2, axis=1)
+    grads = tree(CURVATURES * x)
+    updates = Held(sgd=tree(-CURVATURES * x), adam=tree(u * np.sign(-x * u)))
+    adam = sharpjax.adam(1.0)
+    updates.states = {"adam": adam.update(grads, adam.init(grads))[1]}
+    task = types.SimpleNamespace(name="mlm", seed=0, loss_fn=quadratic, test=test)
+    study = types.SimpleNamespace(adam_learning_rate=0.01, method="auto")
+    options = Options(
+        lanczos_probes=2,
+        lanczos_steps=16,
+        dominant=2,
+        exact_coordinates=20,
+        strata=(0.25,),
+        block_probes=2,
+        block_steps=8,
+    )
+    place = ("mlm", "adam", 0, 1, 2)
+    return Point(task, study, options, place, tree(x), grads, updates), x
+
+
+def of(made, table):
+    return [r for r in made if type(r) is table]
+
+
+def test_eigenvalues_are_those_of_curvature_over_preconditioner(toy):
+    point, x = toy
+    made = explanations.preconditioned(point)
+    ends = CURVATURES / np.abs(CURVATURES * x)
+    assert len(made) == 2 * 16 and all(r.edge == pytest.approx(3800) for r in made)
+    assert max(r.eigenvalue for r in made) == pytest.approx(ends.max(), rel=1e-3)
+    along_sgd = dataclasses.replace(point, place=("mlm", "sgd", 0, 1, 2))
+    assert all(math.isnan(r.edge) for r in explanations.preconditioned(along_sgd))
+
+
+def test_the_exact_diagonal_is_the_curvatures(toy):
+    point, x = toy
+    made = explanations.exact_diagonal(point)
+    table = of(made, rows.Diagonal)
+    offset = {"encoder/block_0/attention/q/kernel": 0, "shared/embedding": 6}
+    at = [offset[r.tensor] + r.coordinate for r in table]
+    assert sorted(at) == [*range(16)] and {r.weight for r in table} == {1.0}
+    np.testing.assert_allclose([r.diagonal for r in table], CURVATURES[at], rtol=1e-5)
+    np.testing.assert_allclose([r.gradient for r in table], (CURVATURES * x)[at], rtol=1e-5)
+    np.testing.assert_allclose(  # Deviation of 0.5, 1 and 1.5 over √3.
+        [r.diagonal_se for r in table], CURVATURES[at] * 0.5 / 3**0.5, rtol=1e-5
+    )
+    largest = {r.stratum for r, i in zip(table, at, strict=True) if i in _top(CURVATURES * x, 4)}
+    assert largest == {0}
+    ranks = [np.argsort(np.argsort(np.abs(values))) for values in (CURVATURES * x, CURVATURES)]
+    for row in of(made, rows.ExactCorrelation):
+        assert row.correlation == pytest.approx(np.corrcoef(*ranks)[0, 1])
+
+
+def _top(values, count):
+    return {*np.argsort(-np.abs(values))[:count].tolist()}
+
+
+def test_the_dominant_part_is_that_of_the_two_largest_curvatures(toy):
+    point, x = toy
+    made = explanations.dominant(point)
+    values = [r.eigenvalue for r in of(made, rows.Eigenvector)]
+    np.testing.assert_allclose(values, [16, 15], rtol=1e-4)
+    for row in of(made, rows.Dominant):
+        u = np.concatenate([np.ravel(v) for v in jax.tree.leaves(point.updates[row.algorithm])])
+        rest = np.where(np.arange(16) < 14, u, 0)
+        assert row.share == pytest.approx(1 - rest @ rest / (u @ u), rel=1e-3)
+        for direction, suffix in ((u, ""), (rest, "_without")):
+            v = direction / np.linalg.norm(direction)
+            sharpness, slope = v @ (CURVATURES * v), v @ (CURVATURES * x)
+            assert getattr(row, f"sharpness{suffix}") == pytest.approx(sharpness, rel=1e-3)
+            best = getattr(row, f"best_decrease{suffix}")
+            assert best == pytest.approx(slope**2 / (2 * sharpness), rel=1e-2)
+
+
+def test_noise_is_that_of_the_micro_batches_weights(toy):
+    point, x = toy
+    made = explanations.noise(point)
+    (noise,) = of(made, rows.Noise)
+    g = CURVATURES * x
+    trace = 2 * 0.25 * g @ g  # Micro-batches of two; the weights' variance is 1/4.
+    assert noise.trace == pytest.approx(trace, rel=1e-4)
+    assert noise.squared_norm == pytest.approx(g @ g - trace / 6, rel=1e-4)
+    for row in of(made, rows.Signal):  # Every gradient has one direction.
+        assert row.signal_to_noise == pytest.approx(-1 / (0.25 * 2) ** 0.5, rel=1e-4)
+
+
+def test_blocks_have_their_own_curvatures(toy):
+    made = explanations.block_spectra(toy[0])
+    for label, size, most in ((KERNEL, 6, 6.0), (EMBEDDING, 10, 16.0)):
+        mine = [r for r in of(made, rows.BlockRitz) if (r.layer, r.kind) == label]
+        assert {r.parameters for r in mine} == {size} and len(mine) == 2 * 8
+        # Of ten curvatures eight products find the largest nearly.
+        assert max(r.eigenvalue for r in mine) == pytest.approx(most, rel=1e-2)
+    (summary,) = of(made, rows.BlockSummary)
+    between = [r.distance for r in of(made, rows.BlockDistance)]
+    assert summary.blocks == 2 and len(between) == 4
+    assert sorted(between)[:2] == [0, 0]
+    assert summary.distance == pytest.approx(sorted(between)[-1]) and summary.distance > 0.3
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """The records of a tiny point's new items, in one table each."""
@@ -144,6 +275,7 @@ def found(tmp_path_factory):
     return {table: records.read(directory, table) for table in rows.TABLES}, task, made
 
 
+@pytest.mark.slow
 def test_every_table_is_there_and_parts_sum_to_the_whole(found):
     tables, task, _ = found
     assert all(tables.values())
@@ -158,14 +290,16 @@ def test_every_table_is_there_and_parts_sum_to_the_whole(found):
         assert sum(r.sharpness for r in parts) == pytest.approx(whole.sharpness, rel=1e-3)
         cosines = [r for r in tables[rows.Cosine] if r.algorithm == whole.algorithm]
         share = sum(r.squared_cosine for r in cosines)
-        assert len(cosines) == 4 and 0 < whole.share == pytest.approx(share) <= 1 + 1e-5
+        assert len(cosines) == 4 and 0 < whole.share < 1
+        assert whole.share == pytest.approx(share)
         assert whole.best_decrease > 0
 
 
+@pytest.mark.slow
 def test_numbers_that_follow_from_others(found):
     tables, _, made = found
     edge = 38 / made.adam_learning_rate
-    assert {r.edge for r in tables[rows.Preconditioned]} == {pytest.approx(edge)}
+    assert all(r.edge == pytest.approx(edge) for r in tables[rows.Preconditioned])
     table = tables[rows.Diagonal]
     columns = [np.array([getattr(r, f.name) for r in table]) for f in dataclasses.fields(table[0])]
     by_name = {f.name: c for f, c in zip(dataclasses.fields(table[0]), columns, strict=True)}
