@@ -12,7 +12,17 @@ import optax
 import pytest
 
 import sharpjax
-from experiments import anatomy, explanations, records, sharpness, trajectory
+from experiments import (
+    anatomy,
+    anatomy_records,
+    anatomy_report,
+    explanation_report,
+    explanations,
+    records,
+    report,
+    sharpness,
+    trajectory,
+)
 from experiments import explanation_records as rows
 from experiments.instruments import Point
 from experiments.options import Options
@@ -246,6 +256,39 @@ def test_blocks_have_their_own_curvatures(toy):
     assert summary.blocks == 2 and len(between) == 4
     assert sorted(between)[:2] == [0, 0]
     assert summary.distance == pytest.approx(sorted(between)[-1]) and summary.distance > 0.3
+
+
+def test_the_report_has_every_table_and_figure(toy, tmp_path):
+    point, _ = toy
+    made = explanations.preconditioned(point) + explanations.exact_diagonal(point)
+    made += explanations.dominant(point) + explanations.noise(point)
+    made += explanations.block_spectra(point)
+    for part, (ranks, tokens) in enumerate((("1", 0.4), ("2–9", 0.6))):
+        for name, sign in (("sgd", 1), ("adam", -1)):
+            cell = (*point.place, name, part, ranks, tokens)
+            made.append(rows.FrequencyPart(*cell, -1.0 - part, 0.1, 3.0 + sign * part, 0.2))
+    records.append(tmp_path, made)
+    ((_, here),) = anatomy_records.points(tmp_path).items()
+    for table in rows.TABLES:
+        key = lambda r: tuple(getattr(r, k) for k in r.KEY)  # noqa: E731
+        assert repr(here[table]) == repr(sorted(of(made, table), key=key))
+    page = "\n".join(anatomy_report.sections(tmp_path, report._table, report._figure))
+    assert page.count("<figure>") == 4 and page.count("<table") == 3
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 4
+    words = dict(explanation_report.point(here).rows)
+    top = max(r.eigenvalue for r in here[rows.Preconditioned])
+    assert words["of the edge"] == f"{100 * top / 3800:.0f} %"
+    ((_, first, second), other) = explanation_report.tokens(here).rows
+    assert (first, second) == ("33 % / 43 %", "67 % / 57 %")  # −1 and −2; 3 and 4.
+    assert other[1:] == ("33 % / 60 %", "67 % / 40 %")  # −1 and −2; 3 and 2.
+    sgd = explanation_report.updates(here).rows[0]
+    assert sgd[1].startswith("1.41 ± ") and sgd[2].endswith(" %")
+
+
+def test_the_report_of_a_point_without_them_says_nothing():
+    nothing = {table: [] for table in rows.TABLES}
+    for make in (explanation_report.point, explanation_report.updates, explanation_report.tokens):
+        assert make(nothing) is None
 
 
 @pytest.fixture(scope="module")
