@@ -3,7 +3,10 @@
 import importlib
 import sys
 
-NAMES = ("threshold", "directions", "train", "study", "remat", "plan", "paper", "demo", "report")
+NAMES = (
+    *("threshold", "directions", "anatomy", "train", "study", "remat", "plan", "paper", "demo"),
+    "report",
+)
 
 
 def main(arguments: list[str]) -> int:

@@ -1,7 +1,7 @@
 """The anatomy of sharpness at one point of a trajectory: where it sits and what it is made of.
 
-Six instruments on the algorithms' directions, all on the fixed test subset, in float32. Each item
-is recorded as it is done, so that an interrupted run continues with the next.
+Twelve instruments on the algorithms' directions, all on the fixed test subset, in float32. Each
+item is recorded as it is done, so that an interrupted run continues with the next.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments import instruments, records, sharpness, trajectory
+from experiments import explanations, instruments, records, sharpness, trajectory
 from experiments.anatomy_records import (
     PLACE,
     Block,
@@ -21,6 +21,14 @@ from experiments.anatomy_records import (
     Ritz,
 )
 from experiments.config import Config
+from experiments.explanation_records import (
+    BlockSummary,
+    Dominant,
+    ExactCorrelation,
+    FrequencyPart,
+    Noise,
+    Preconditioned,
+)
 from experiments.instruments import Point
 from experiments.options import Options
 from experiments.tasks import Task
@@ -135,6 +143,13 @@ def _items(place, config, options) -> Iterator[_Item]:
             for fraction in options.clipped_fractions:
                 where = {"quantity": quantity, "scope": scope, "fraction": float(fraction)}
                 yield _Item(instruments.clipped, Clipped, where)
+    yield _Item(explanations.noise, Noise, {})
+    yield _Item(explanations.frequency, FrequencyPart, {})
+    yield _Item(explanations.dominant, Dominant, {})
+    if "adam" in config.measured(place[1]):
+        yield _Item(explanations.preconditioned, Preconditioned, {})
+    yield _Item(explanations.exact_diagonal, ExactCorrelation, {})
+    yield _Item(explanations.block_spectra, BlockSummary, {})
 
 
 def _recorded(directory, place, item) -> bool:

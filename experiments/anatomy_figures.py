@@ -9,7 +9,7 @@ import numpy as np
 import pandas
 from matplotlib.figure import Figure
 
-from experiments import paper
+from experiments import explanation_report, paper
 from experiments.anatomy_records import (
     BIN,
     Block,
@@ -230,4 +230,5 @@ _FIGURES: tuple[tuple[type, str, str, str, Callable[[dict], Figure]], ...] = (
         "(thin lines) to all (the signs). Filled: the best fraction of each curve.",
         fraction_figure,
     ),
+    *explanation_report.FIGURES,
 )

@@ -6,22 +6,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from experiments import algorithms, paper, records
+from experiments import algorithms, explanation_records, paper, records
+from experiments.records import PLACE, Place
 from sharpjax.spectrum import Spectrum
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """The columns that every row shares: one point, before the update of this batch."""
-
-    task: str  # "translation" or "mlm".
-    trajectory: str  # The optimizer that trains: "sgd" or "adam".
-    seed: int
-    epoch: int  # From 1.
-    batch: int  # Within the epoch, from 1.
-
-
-PLACE = ("task", "trajectory", "seed", "epoch", "batch")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,6 +168,7 @@ class Clipped(Place):
 
 TABLES = (
     *(Lorenz, Block, Correlation, Density, SpanPair, SpanValue, Decrease, Parts, Ritz, Clipped),
+    *explanation_records.TABLES,
 )
 BIN = 0.25
 
@@ -214,8 +202,8 @@ def is_span(row: Any) -> bool:
     return row.algorithm == "span"
 
 
-def as_spectrum(rows: list[Ritz]) -> Spectrum:
-    """The recorded Ritz values as the library's spectrum."""
+def as_spectrum(rows: list) -> Spectrum:
+    """Recorded Ritz values, of one matrix, as the library's spectrum."""
     probes = max(r.probe for r in rows) + 1
     steps = max(r.index for r in rows) + 1
     values, weights, residuals = np.zeros((3, probes, steps))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments import algorithms, anatomy_figures, paper
+from experiments import algorithms, anatomy_figures, explanation_report, paper
 from experiments.anatomy_records import (
     Block,
     Clipped,
@@ -43,6 +43,12 @@ def sections(
             (None, ("anatomy_gauss_newton", "anatomy_spectrum")),
             (span(here), ("anatomy_span",)),
             (clipping(here), ("anatomy_fractions",)),
+            (
+                explanation_report.point(here),
+                ("anatomy_preconditioned", "anatomy_exact_diagonal", "anatomy_block_spectra"),
+            ),
+            (explanation_report.updates(here), ()),
+            (explanation_report.tokens(here), ("anatomy_frequency",)),
         ):
             if made:
                 yield table(made)

@@ -50,7 +50,7 @@ class Point:
     place: tuple  # The values of PLACE.
     params: Any
     grads: Any
-    updates: dict[str, Any]
+    updates: Any  # `trajectory.Updates`.
 
     def rng(self, purpose: str) -> jax.Array:
         draw = rng(self.task.seed, self.task.name, "anatomy", purpose)

@@ -13,6 +13,7 @@ import csv
 import dataclasses
 import io
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterable
@@ -23,14 +24,23 @@ from experiments.errors import DamagedError
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
-    """The columns every measurement shares: where on which trajectory it was made."""
+class Place:
+    """The columns every measurement shares: one point, before the update of this batch."""
 
     task: str  # "translation" or "mlm".
     trajectory: str  # The optimizer that trains: "sgd" or "adam".
     seed: int  # Of initialisation, data order, masks, test subset and sampled batches.
     epoch: int  # From 1.
     batch: int  # Within the epoch, from 1.
+
+
+PLACE = ("task", "trajectory", "seed", "epoch", "batch")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell(Place):
+    """The columns of what is measured of one algorithm's update there."""
+
     algorithm: str  # A name of the configuration's `algorithms`, "sgd" or the trajectory's.
 
 
@@ -51,6 +61,15 @@ class Sharpness(Cell):
     newton_step: float  # −slope/sharpness where sharpness > 0, else nan.
     predicted_decrease: float  # slope²/(2·sharpness) where sharpness > 0, else nan.
     top_share: float  # Share of ‖update‖² in the update's own top coordinates (clip fraction).
+    # Later columns; rows of earlier versions have nan.
+    slope_se: float = math.nan  # The slope's standard error over micro-batches; nan with one.
+    # uᵀHu/(−gᵀu) of the update u as it was made, at learning rate 1; times the rate, of the update
+    # as it is applied: 1 is the quadratic's minimum, beyond 2 it rises. nan where the slope is 0.
+    step_ratio: float = math.nan
+    # Share of the update's top coordinates (clip fraction) that are among SGD's, and among Adam's;
+    # nan for an update of zeros, and where that one is not measured.
+    overlap_sgd: float = math.nan
+    overlap_adam: float = math.nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +81,21 @@ class Landscape(Cell):
 
     step: float  # Distance along update/‖update‖.
     loss: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Search(Cell):
+    """What the search along one unit direction found; made with the landscape, of the test loss."""
+
+    FILE: ClassVar = "search.csv"
+    KEY: ClassVar = Sharpness.KEY
+
+    best_step: float  # The distance of least loss; 0 if none lowers it.
+    best_decrease: float  # loss(0) − loss(best_step), nats.
+    # The least distance at which the loss is back at its start, 2·newton_step on a quadratic; 0 if
+    # nothing lowers it, inf if it stays below, nan where that is not known.
+    critical_step: float
+    status: str  # How the search ended: see `sharpjax.LineSearch.status`.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +177,7 @@ class Tuning:
     chosen: bool  # The rate that the convergence runs use.
 
 
-TABLES = (Sharpness, Landscape, Histogram, Precision, Scales, Convergence, Tuning)
+TABLES = (Sharpness, Search, Landscape, Histogram, Precision, Scales, Convergence, Tuning)
 Row = TypeVar("Row", bound=Any)
 
 

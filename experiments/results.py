@@ -16,6 +16,7 @@ from experiments import (
     anatomy_report,
     claims,
     document,
+    explanation_report,
     paper,
     records,
     report,
@@ -316,6 +317,9 @@ BLOCKS: dict[str, Callable] = {
     "anatomy-correlation": _anatomy_part(anatomy_report.conjecture),
     "anatomy-span": _anatomy_part(anatomy_report.span),
     "anatomy-clipping": _anatomy_part(anatomy_report.clipping),
+    "anatomy-explanations": _anatomy_part(explanation_report.point),
+    "anatomy-updates": _anatomy_part(explanation_report.updates),
+    "anatomy-tokens": _anatomy_part(explanation_report.tokens),
     "costs": _costs,
     "figures": _figures,
 }

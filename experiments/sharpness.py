@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from experiments.errors import DamagedError
 from experiments.layout import Layout
 from experiments.tasks import Task, rng
 from experiments.watch import Watch
-from sharpjax.magnitudes import magnitude_histogram, top_share
+from sharpjax.magnitudes import magnitude_histogram, top_overlap, top_share
 from sharpjax.precision import measure_precision
 
 # Of the test subset's micro-batches, those that the float64 check uses.
@@ -47,8 +48,8 @@ def run(
     """Trains along trajectory `name` from `start` and records what every algorithm would do.
 
     At each measured batch: slope, sharpness and its error for all directions, at the point before
-    the update. At one of them in each measured epoch: the landscape along all of them, the
-    histograms and the scales (these also at the start). At the first of those, or wherever
+    the update. At one of them in each measured epoch: the search and the landscape along all of
+    them, the histograms and the scales (these also at the start). At the first of those, or where
     `config.precision_check` says: sharpness in float64 beside float32. What is measured is on disk
     before the next of these begins.
 
@@ -200,6 +201,7 @@ def dropout_key(config: Config, task: Task) -> jax.Array | None:
 def _sharpness_rows(cell, config, step, stats) -> list[records.Sharpness]:
     threshold = float(_threshold(step.grads, config.clip_fraction))
     shares = {k: float(top_share(u, config.clip_fraction)) for k, u in step.updates.items()}
+    overlaps = _overlaps(step.updates, config.clip_fraction)
     reference = abs(float(stats["sgd"].sharpness))
     return [
         records.Sharpness(
@@ -215,13 +217,40 @@ def _sharpness_rows(cell, config, step, stats) -> list[records.Sharpness]:
             newton_step=float(s.newton_step),
             predicted_decrease=float(s.predicted_decrease),
             top_share=shares[algorithm],
+            slope_se=float(s.slope_se),
+            step_ratio=float(s.step_ratio),
+            **{f"overlap_{other}": overlaps[other][algorithm] for other in _COMPARED},
         )
         for algorithm, s in stats.items()
     ]
 
 
-def _landscape_rows(cell, config, task, step, stats, test) -> list[records.Landscape]:
-    rows = []
+# Whose top coordinates those of every update are compared with.
+_COMPARED = ("sgd", "adam")
+
+
+def _overlaps(updates: Mapping[str, Any], fraction: float) -> dict[str, dict[str, float]]:
+    """[compared][algorithm]: the share of top coordinates that the two updates have in common.
+
+    Of `updates`, which are made when they are asked for, three at most are held at once.
+    """
+    others = {name: updates[name] for name in _COMPARED if name in updates}
+    found = {name: dict.fromkeys(updates, math.nan) for name in _COMPARED}
+    for algorithm in updates:
+        own = others[algorithm] if algorithm in others else updates[algorithm]
+        table = np.asarray(_overlap([own, *others.values()], fraction))
+        for other, share in zip(others, table[0, 1:], strict=True):
+            found[other][algorithm] = float(share)
+    return found
+
+
+def _overlap(updates: list[Any], fraction: float) -> Any:
+    return top_overlap({str(i): update for i, update in enumerate(updates)}, fraction)
+
+
+def _landscape_rows(cell, config, task, step, stats, test) -> list:
+    # The landscape's rows are written last: where they are, the searches are too.
+    searches, rows = [], []
     for algorithm, update in step.updates.items():
         newton = float(stats[algorithm].newton_step)
         search = sharpjax.search_along(
@@ -232,6 +261,16 @@ def _landscape_rows(cell, config, task, step, stats, test) -> list[records.Lands
             initial_step=newton if 0 < newton < float("inf") else None,
             points=config.landscape_points,
         )
+        searches.append(
+            records.Search(
+                *cell,
+                algorithm,
+                best_step=float(search.best_step),
+                best_decrease=float(search.best_decrease),
+                critical_step=float(search.critical_step),
+                status=search.status,
+            )
+        )
         # The curve ends where the loss is back at its start, if it ever is.
         critical = search.critical_step
         end = max(critical, search.best_step) if 0 < critical < float("inf") else float("inf")
@@ -240,7 +279,7 @@ def _landscape_rows(cell, config, task, step, stats, test) -> list[records.Lands
             for s, loss in zip(search.steps, search.losses, strict=True)
             if s <= end
         ]
-    return rows
+    return searches + rows
 
 
 def _histogram_rows(cell, step) -> list[records.Histogram]:

@@ -46,6 +46,12 @@ class Updates(Mapping):
     def __len__(self):
         return len(self._names)
 
+    def state(self, name: str) -> Any:
+        """An optimizer's state once it has seen this step's gradient: what made its update."""
+        if name not in self._names:
+            raise KeyError(name)
+        return self._programs.state(self._grads, self._context, self._params, name)
+
     def measure(self, loss_fn: Callable, batches: Any, **options: Any) -> dict[str, Any]:
         """`sharpjax.measure_updates` of all of them."""
         return sharpjax.measure_updates(
@@ -200,6 +206,7 @@ class Programs(NamedTuple):
     init: Callable  # params -> state.
     advance: Callable  # (grads, context, params) -> (params, state); donates the latter two.
     one: Callable  # (grads, context, params, name) -> the update of one optimizer.
+    state: Callable  # The same -> its state after that update.
 
 
 @functools.cache  # Trajectories of one task and the same algorithms compile once.
@@ -244,7 +251,12 @@ def make_programs(
             transformation.init, updates_and_state, one_update, transformation.names
         )
     init = jax.jit(lambda params: layout.constrain(transformation.init(params)))
-    return Programs(bound, init, advance, one)
+
+    @functools.partial(jax.jit, static_argnames="name")
+    def state(grads, context, params, name):
+        return layout.constrain(updates_and_state(grads, context, params)[1][name])
+
+    return Programs(bound, init, advance, one, state)
 
 
 def mean_loss(loss_fn: Callable, params: Any, batch: Any, key: Any) -> jax.Array:

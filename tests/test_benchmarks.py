@@ -17,6 +17,7 @@ from experiments import document
     ("name", "columns"),
     [
         ("directions", {"model", "batch", "name", "gradients_each", "times_vhp"}),
+        ("anatomy", {"model", "name", "count", "of", "gradients", "each"}),
         ("train", {"model", "batch", "name", "times_reference", "gradients_added"}),
         ("study", {"model", "part", "here", "torch", "times"}),
         ("remat", {"model", "batch", "name", "order", "blocks", "temporary_MiB"}),
@@ -57,6 +58,18 @@ def test_a_process_takes_what_was_planned_and_its_own_programs(tmp_path):
     assert {row["model"] for row in rows} == {"tiny-t5", "tiny-roberta"}
     # Of models so small the programs are nearly all.
     assert all(0 < row["planned_MiB"] < row["process_MiB"] < 500 for row in rows)
+
+
+def test_one_measurement_is_counted_in_gradients(tmp_path, capsys):
+    out = tmp_path / "rows.json"
+    asked = ["anatomy", "--quick", "--models", "roberta", "--repeats", "1", "--out", str(out)]
+    assert main([*asked, "--only", "gradient", "top_overlap"]) == 0
+    gradient, overlap = json.loads(out.read_text())["rows"]
+    assert gradient["each"] == gradient["gradients"] == 1
+    assert overlap["count"] == 2 and 0 < overlap["each"] == overlap["gradients"] / 2
+    with pytest.raises(SystemExit):
+        main([*asked, "--only", "noise"])
+    assert "got noise" in capsys.readouterr().err
 
 
 def test_the_documents_numbers_are_the_measured_ones():

@@ -153,6 +153,8 @@ def test_a_tiny_run_resumes_item_by_item(tmp_path):
         lanczos_steps=8,
         clipped_fractions=(0.0, 0.05, 1.0),
         clipped=("momentum",),
+        exact_coordinates=3,
+        block_steps=2,
     )
     made, watch = config(), Watch()
     seen = []
@@ -193,4 +195,4 @@ def test_a_tiny_run_resumes_item_by_item(tmp_path):
             part.gauss_newton + part.residual, part.sharpness, atol=1e-4 * scale
         )
     ((place, whole),) = rows.points(tmp_path).items()
-    assert len(anatomy_figures.draw(tmp_path, place, whole)) == 8
+    assert len(anatomy_figures.draw(tmp_path, place, whole)) == 12

@@ -96,6 +96,11 @@ def test_sharpness_has_every_cell_and_its_arithmetic(finished):
             assert row.sharpness_se > 0 and row.update_norm > 0 and 0.05 < row.top_share <= 1
             if row.sharpness > 0:
                 assert row.newton_step == pytest.approx(-row.slope / row.sharpness, rel=1e-5)
+                ratio = row.update_norm / row.newton_step
+                assert row.step_ratio == pytest.approx(ratio, rel=1e-5)
+            assert row.slope_se > 0 and 0 < row.overlap_sgd <= 1 and 0 < row.overlap_adam <= 1
+        assert cell["sgd"].overlap_sgd == cell["adam"].overlap_adam == 1
+        assert cell["sgd"].overlap_adam == cell["adam"].overlap_sgd < 1
         # Clipping takes norm from the top coordinates.
         assert cell["sgd_clip"].top_share < cell["sgd"].top_share
 
@@ -113,6 +118,12 @@ def test_landscapes_start_at_the_measured_loss(finished):
     for key, curve in curves.items():
         assert curve[0][0] == 0 and curve[0][1] == pytest.approx(sharpness[key].loss, rel=1e-5)
         assert [step for step, _ in curve] == sorted(step for step, _ in curve)
+    searches = records.read(finished, records.Search)
+    assert len(searches) == len(curves)
+    for row in searches:
+        curve = curves[row.task, row.trajectory, row.epoch, row.batch, row.algorithm]
+        assert row.status == "minimum" and 0 < row.best_step < row.critical_step
+        assert row.best_decrease == curve[0][1] - min(loss for _, loss in curve)
 
 
 def test_histograms_count_every_coordinate(finished):
