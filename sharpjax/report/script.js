@@ -95,9 +95,10 @@
     ...Object.fromEntries(Object.entries(chosen).map(([key, value]) => [`choose_${key}`, value])),
   });
 
+  const colour = (name) =>
+    getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
   const config = () => {
-    const css = getComputedStyle(document.documentElement);
-    const colour = (name) => css.getPropertyValue(name).trim();
     const ink = { labelColor: colour("--ink"), titleColor: colour("--ink") };
     const font = "system-ui, sans-serif";
     return {
@@ -116,8 +117,8 @@
   };
 
   // A black line would not be seen on a dark page.
-  const seen = (colour) => (dark.matches && colour === "#000000" ? "#f2f2f2"
-    : dark.matches && colour === "#444444" ? "#bbbbbb" : colour);
+  const LIGHTER = { "#000000": "#f2f2f2", "#444444": "#bbbbbb" };
+  const seen = (given) => (dark.matches && LIGHTER[given]) || given;
 
   const adapt = (node, scales) => {
     if (Array.isArray(node)) return node.map((item) => adapt(item, scales));
@@ -277,8 +278,13 @@
       }
       const svg = bar.appendChild(make("button", { type: "button" }, "SVG"));
       svg.title = "Download the figure as it is now";
-      svg.addEventListener("click", async () =>
-        download(`${name}.svg`, "image/svg+xml", await views.get(name).toSVG()));
+      svg.addEventListener("click", async () => {
+        // With the page's background, on which its text can be read.
+        const view = views.get(name).background(colour("--paper"));
+        const text = await view.toSVG();
+        view.background("transparent");
+        download(`${name}.svg`, "image/svg+xml", text);
+      });
     }
     for (const details of all("details[data-table]")) {
       const name = details.dataset.table;

@@ -136,6 +136,7 @@ def test_downloads(probe, comparison):
     frame = comparison.to_pandas()
     assert rows[0].split(",") == [*frame.columns] and len(rows) == len(frame) + 2
     assert found["texts"][1].startswith("<svg") and "Adam" in found["texts"][1]
+    assert 'fill="#ffffff"' in found["texts"][1]  # Text has a background that it can be read on.
 
 
 def test_phone_width_has_no_sideways_scrolling(probe):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sharpjax.report import write_comparison
-from tests.report.conftest import NAMES
+from tests.report.conftest import NAMES, compared
 
 FIGURES = {
     *("sharpness", "ratio", "step_ratio", "landscape", "atlas", "convergence", "histogram"),
@@ -119,3 +119,15 @@ def test_a_long_comparison_stays_small(comparison, tmp_path):
     assert "measured points." in text and len(data["convergence"]["step"]) == 5000
     # Each choice has something to show in each chart.
     assert {step for (step,) in state(text)["points"]} == set(data["cosines"]["step"])
+
+
+def test_optimizers_on_their_own_trajectories_and_what_was_not_measured(tmp_path):
+    found = compared(("sgd", "adam"), follow="own", landscape=False, span=False, precision=True)
+    text = write_comparison(found, tmp_path / "page.html").read_text(encoding="utf-8")
+    tags = Tags(text)
+    figures = {"sharpness", "step_ratio", "atlas", "convergence", "histogram"}
+    assert set(tags.values("data-figure")) == figures
+    assert set(tags.values("data-table")) <= TABLES | {"precision", "at_loss"}
+    assert "precision" in tags.values("data-table")
+    assert state(text)["choices"] == ["step"]
+    assert "each on its own trajectory" in text
