@@ -64,7 +64,6 @@ def run(
     Raises:
       Interrupted: it was asked to stop.
       ValueError: no such epoch or batch.
-      ImportError: matfree is not installed.
     """
     options = options or Options()
     config.check_point(epoch, batch)

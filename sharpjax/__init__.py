@@ -39,7 +39,7 @@ from sharpjax.signed import lion, sign_momentum
 from sharpjax.spectrum import Spectrum, adaptive_edge, lanczos_spectrum
 from sharpjax.subspace import SpanModel, SpanStep, combine_directions, measure_span, span_step
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "BlockSharpness",
