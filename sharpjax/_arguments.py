@@ -114,10 +114,13 @@ def _is_array(x) -> bool:
     )
 
 
-def _as_array(x):
+def _as_array(x: Any) -> Any:
     """Another library's tensor as a NumPy array; all else as it is."""
     foreign = hasattr(x, "__array__") and not isinstance(x, jax.Array | np.ndarray | np.generic)
-    return np.asarray(x.detach().cpu() if hasattr(x, "detach") else x) if foreign else x
+    if not foreign:
+        return x
+    detach = getattr(x, "detach", None)
+    return np.asarray(x if detach is None else detach().cpu())
 
 
 # Batches ------------------------------------------------------------------------------------------

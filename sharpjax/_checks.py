@@ -63,11 +63,12 @@ def check_same_structure(name: str, tree: Any, reference_name: str, reference: A
         raise ValueError(f"{name} is a {ours_def}, but {reference_name} is a {theirs_def}")
 
 
-def check_scalar(out: Any, has_aux: bool) -> None:
+def check_scalar(found: Any, has_aux: bool) -> None:
     """Raises unless a loss's output is one real floating-point scalar.
 
     With `has_aux`, unless it is a pair whose first element is.
     """
+    out: Any = found
     if has_aux:
         if not isinstance(out, tuple) or len(out) != 2:
             raise TypeError(f"with has_aux, loss_fn must return (scalar, auxiliary), got {out}")
@@ -78,7 +79,7 @@ def check_scalar(out: Any, has_aux: bool) -> None:
         )
     if not jax.tree_util.all_leaves([out]) or not _is_number(out):
         raise TypeError(f"loss_fn must return a scalar, got {out}")
-    shape, dtype = jnp.shape(out), jnp.result_type(out)
+    shape, dtype = np.shape(out), jnp.result_type(out)
     if shape != () or not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"loss_fn must return a real scalar, got shape {shape}, dtype {dtype}")
 

@@ -1,7 +1,7 @@
 """Lanczos's iteration on trees, leaf by leaf, and the Ritz values of what it finds."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -39,9 +39,9 @@ def random_signs(objective: Objective, key: jax.Array, positions=None) -> Any:
     return objective.like_params(structure.unflatten(drawn))
 
 
-def signs(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+def signs(key: jax.Array, shape: Sequence[int], dtype: Any) -> jax.Array:
     """±1 from random bits: the same in float32 and in float64, unlike `jax.random.rademacher`."""
-    return jnp.where(jax.random.bits(key, shape, jnp.uint8) % 2 == 0, -1, 1).astype(dtype)
+    return jnp.where(jax.random.bits(key, tuple(shape), jnp.uint8) % 2 == 0, -1, 1).astype(dtype)
 
 
 def tridiagonalize(

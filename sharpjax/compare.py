@@ -225,7 +225,7 @@ class _Trajectory:
         self._state = jax.jit(self._pseudo.init)(self._params)
         self._take = jax.jit(self._train, static_argnames=("rest", "keep"))
 
-    def step(self, batch, options) -> Point | None:
+    def step(self, batch, options: dict[str, Any] | None) -> Point | None:
         """One training step; with options for it, the measurement before its update."""
         # The last step's loss is known by now, this one's would have to be waited for.
         if self.losses and not jnp.isfinite(self.losses[-1]):
@@ -259,8 +259,8 @@ class _Trajectory:
         (loss, aux), grads = jax.value_and_grad(loss_and_aux, has_aux=True)(params)
         value_fn = lambda p: loss_and_aux(p)[0]  # noqa: E731
         # What an optimizer does not take is not passed on to it.
-        extra = {"value": loss, "grad": grads, "value_fn": value_fn, "obj_fn": value_fn}
-        extra = tolerant(extra)
+        extra = tolerant({"value": loss, "grad": grads, "value_fn": value_fn, "obj_fn": value_fn})
+        updates: Any
         updates, state = self._pseudo.update(grads, state, params, **extra)
         params = optax.apply_updates(params, updates[self.name])
         return params, state, loss, aux, *((grads, updates) if keep else (None, None))

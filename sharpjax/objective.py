@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from sharpjax._arguments import Static, as_batches, bind_arguments, join, widen
 from sharpjax._checks import check_real_leaves, check_same_structure
 from sharpjax._programs import has_primitive
 
+T = TypeVar("T")
 LossFn = Callable[..., Any]
 Params = Any
 
@@ -268,18 +269,19 @@ def standard_error(samples: jax.Array) -> jax.Array:
     return jnp.std(samples, axis=0, ddof=1) / count**0.5
 
 
-def result(cls: type) -> type:
-    """A frozen dataclass registered as a pytree: `tuple[str, ...]` and `int` fields are static."""
-    cls = dataclasses.dataclass(frozen=True)(cls)
-    fields = dataclasses.fields(cls)
-    static = [f.name for f in fields if f.metadata.get("static")]
-    data = [f.name for f in fields if f.name not in static]
-    return jax.tree_util.register_dataclass(cls, data_fields=data, meta_fields=static)
-
-
 def static() -> Any:
     """A field of a `result` that is not an array: a name or a count."""
     return dataclasses.field(metadata={"static": True})
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, static))
+def result(cls: type[T]) -> type[T]:
+    """A frozen dataclass registered as a pytree: `tuple[str, ...]` and `int` fields are static."""
+    made: Any = dataclasses.dataclass(frozen=True)(cls)
+    fields = dataclasses.fields(made)
+    static = [f.name for f in fields if f.metadata.get("static")]
+    data = [f.name for f in fields if f.name not in static]
+    return jax.tree_util.register_dataclass(made, data_fields=data, meta_fields=static)
 
 
 def _hessian_product(objective: Objective, v: Any) -> Any:

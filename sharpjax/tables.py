@@ -107,8 +107,9 @@ def _directions(point: Point):
 
 
 def _landscape(point: Point):
-    for name in point.names if point.searches else ():
-        search = point.searches[name]
+    searches = point.searches or {}
+    for name in point.names if searches else ():
+        search = searches[name]
         for distance, loss in zip(search.steps, search.losses, strict=True):
             yield {"algorithm": name, "distance": float(distance), "loss": float(loss)}
 
@@ -144,8 +145,9 @@ def _cosines(point: Point):
 
 
 def _precision(point: Point):
-    for name in point.names if point.precision else ():
-        found = point.precision[name]
+    precision = point.precision or {}
+    for name in point.names if precision else ():
+        found = precision[name]
         yield {"algorithm": name} | {
             f.name: float(getattr(found, f.name)) for f in dataclasses.fields(found)
         }

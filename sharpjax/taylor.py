@@ -36,7 +36,9 @@ def taylor(f, params, method) -> tuple[jax.Array, Callable]:
         "reverse": _reverse,
         "forward": forward,
     }
-    order = list(dict.fromkeys([*([] if method == "auto" else [method]), *routes]))
+    order: list[str] = list(routes)
+    if method != "auto":
+        order = [method, *(name for name in order if name != method)]
     first = None
     for name in order:
         try:
