@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from experiments import anatomy_report, claims, figures, paper, records, tables
+from experiments import anatomy_report, claims, figures, paper, records, step_tables, tables
 from experiments.look import Drawn
 from experiments.tables import Run, Table, number
 
@@ -88,10 +88,14 @@ def _sections(run: Run, found: list[claims.Claim], drawn: list[Drawn]) -> Iterat
     if any(d.name.startswith("landscape") for d in drawn):
         yield "<h2>The loss along each direction</h2>"
         yield from pictures("landscape")
+        critical = step_tables.critical_table(run)
+        yield _table(critical) if critical else ""
     if run.columns():
         yield "<h2>Where the size of an update lies</h2>"
         yield from pictures("histogram")
         yield _table(tables.share_table(run))
+        overlap = step_tables.overlap_table(run)
+        yield _table(overlap) if overlap else ""
     if run.convergence_tasks() or run.tables[records.Tuning]:
         yield "<h2>Convergence</h2>"
     if run.convergence_tasks():

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from experiments import claims, records, tables
+from experiments import claims, records, step_tables, tables
 
 
 @pytest.mark.parametrize(
@@ -67,3 +67,34 @@ def test_learning_rates_share_a_notation(tmp_path):
     assert printed["SGD"] == ("0.01", "0.01")
     assert printed["Normalized SGD"] == ("5e-5", "5e-5")
     assert printed["Adafactor"][0] == "relative" and printed["Adam"][0] == "–"
+
+
+def test_steps_and_overlaps_are_summed_up(tmp_path):
+    """Of two batches; the critical step of one landscape, in Newton steps; Adam's rate is 0.1."""
+    made = []
+    for batch, ratio, overlap in ((1, 5.0, 0.2), (2, 15.0, 0.4)):
+        for name in ("sgd", "adam"):
+            cell = ("mlm", "adam", 0, 1, batch, name)
+            later = {"step_ratio": ratio, "overlap_sgd": 1.0 if name == "sgd" else overlap}
+            made.append(
+                records.Sharpness(
+                    *cell, 1.0, -1.0, 2.0, 0.1, 1.0, 1.0, 0.1, 0.5, 0.25, 0.3, **later
+                )
+            )
+    made.append(records.Search("mlm", "adam", 0, 1, 1, "sgd", 0.5, 0.25, 1.5, "minimum"))
+    records.append(tmp_path, made)
+    records.write_json(tmp_path / "config.json", {"adam_learning_rate": 0.1})
+    run = tables.Run(tmp_path)
+    critical = {row[0]: row[1:] for row in step_tables.critical_table(run).rows}
+    assert critical["SGD"] == ("3.00",) and critical["Adam"] == ("n/a",)
+    assert critical["as training goes"] == ("1.00",)  # 0.1 times the median of 5 and 15.
+    overlap = {row[0]: row[1:] for row in step_tables.overlap_table(run).rows}
+    assert overlap["SGD"] == ("100.0 % / n/a",) and overlap["Adam"] == ("30.0 % / n/a",)
+
+
+def test_records_of_earlier_versions_have_no_such_tables(tmp_path):
+    cell = ("mlm", "adam", 0, 1, 1, "sgd")
+    numbers = (1.0, -1.0, 2.0, 0.1, 1.0, 1.0, 0.1, 0.5, 0.25, 0.3)
+    records.append(tmp_path, [records.Sharpness(*cell, *numbers)])
+    run = tables.Run(tmp_path)
+    assert step_tables.critical_table(run) is step_tables.overlap_table(run) is None
