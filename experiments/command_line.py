@@ -132,7 +132,7 @@ def _one_line(box: str) -> str:
     # Rules also where no frame is; a console that is not UTF-8 draws them with dashes.
     ruled = re.split(r"\n\+?[─-]{2,}\+?\n", "\n" + "\n".join(below_title))
     found = " ".join(next((part for part in ruled if part.strip()), text).split())
-    return re.sub(r"^Error parsing __tyro\S*: ", "", found)
+    return re.sub(r"^Error parsing (__tyro\S*|options): ", "", found)
 
 
 def _keep_compiled_programs() -> None:

@@ -140,7 +140,10 @@ def lanczos_spectrum(
     values, weights, residuals, kept = measured.run(_spectrum, key, preconditioner, **counts)
     if not vectors:
         return Spectrum(values, weights, residuals, int(size))
-    return Spectrum(values, weights, residuals, int(size), *kept, preconditioner)
+    top, top_values, top_residuals = kept
+    return Spectrum(
+        values, weights, residuals, int(size), top, top_values, top_residuals, preconditioner
+    )
 
 
 def spectral_density(

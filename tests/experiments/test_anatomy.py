@@ -118,7 +118,7 @@ def test_rows_come_back_as_written(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     (
-        (("probes", "3"), "options.probes must be at least 4, got 3"),
+        (("probes", "3"), "options.probes must lie in [4, 1,000,000], got 3"),
         (("fractions", "0.1", "1.5"), "options.fractions must be in [0.0, 1.0], got 1.5"),
         (("clipped-fractions",), "options.clipped_fractions must hold at least one number, got ()"),
     ),
