@@ -167,6 +167,35 @@ def test_taylor_mode_gives_way_with_one_warning_where_it_has_no_rule(x64):
     chex.assert_trees_all_close(forward, exact, rtol=1e-12)
 
 
+@pytest.mark.parametrize("jit", (False, True))
+def test_a_power_that_taylor_mode_cannot_take_is_handed_over(x64, jit):
+    def powers(params):  # jet's rule for x**2.0 divides by log(x).
+        return jnp.sum((params - 2.0) ** 2.0)
+
+    params, direction = jnp.array([0.5, 2.0, 4.0]), jnp.array([1.0, -2.0, 0.5])
+    measure = lambda p: sharpjax.directional_taylor(  # noqa: E731
+        powers, p, direction, method="forward"
+    )
+    with pytest.warns(UserWarning, match="jvp of jvp takes over"):
+        found = (jax.jit(measure) if jit else measure)(params)
+    np.testing.assert_allclose(found.sharpness, 2, rtol=1e-12)
+    unit = direction / jnp.linalg.norm(direction)
+    np.testing.assert_allclose(found.slope, 2 * (params - 2) @ unit, rtol=1e-12)
+
+
+def test_a_result_that_is_not_finite_where_the_loss_is_hands_over(monkeypatch):
+    """Whatever rule of Taylor mode divides by zero: here one that is made to."""
+    broken = lambda f, params: (f(params), lambda v: (jnp.nan * f(params),) * 2)  # noqa: E731
+    monkeypatch.setattr("sharpjax.taylor.forward", broken)
+    loss = lambda params: jnp.sum(params**4)  # noqa: E731
+    params = jnp.array([1.0, 2.0])
+    with pytest.warns(UserWarning, match='"forward" is not finite where the loss is'):
+        found = sharpjax.directional_taylor(loss, params, params, method="forward")
+    np.testing.assert_allclose(found.sharpness, 12 * (1 + 16) / 5, rtol=1e-5)
+    zero = sharpjax.directional_taylor(loss, params, 0 * params, method="forward")
+    assert np.isnan(zero.sharpness)
+
+
 # ---- measure_directions
 
 
