@@ -115,9 +115,9 @@ def show(
     """
     if not device_memory > 0:
         raise ValueError(f"device_memory must be positive, got {device_memory}")
+    module = published.make(name, getattr(config, name), model)
     prepare_devices(math.prod(mesh_sizes(mesh).values()))
     layout = make_layout(mesh)
-    module = published.make(name, getattr(config, name), model)
     if config.micro_batch_size is None:
         found = choose(config, name, module, layout, device_memory * GIB)
     else:
