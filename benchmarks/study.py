@@ -31,20 +31,21 @@ def here(name: str, params: Any, batches: Any) -> dict[str, Callable[[], Any]]:
     """The study's parts, compiled."""
     loss_fn, layout = make_loss(MODELS[name]), one_device()
     pseudo = sharpjax.pseudo_updates(sharpjax.paper_algorithms())
-    programs = trajectory.make_programs(pseudo, loss_fn, layout, ("sgd", 1e-3))
+    programs = trajectory.make_programs(pseudo, loss_fn, layout)
     params, held = layout.place(params), params
     state = programs.init(params)
 
     def step():
         nonlocal params, state
         loss, grads = trajectory.gradient(loss_fn, params, batches, None, layout)
-        context = {"state": state, "value": loss, "batch": batches, "key": None}
-        params, state = programs.advance(grads, context, params)
+        about = {"value": loss, "batch": batches, "key": None}
+        params, state = programs.advance(state, params, grads, about, ("sgd", 1e-3))
         return params
 
     _, grads = trajectory.gradient(loss_fn, params, batches, None, layout)
-    context = {"state": programs.init(params), "value": 0.0, "batch": batches, "key": None}
-    updates = trajectory.Updates(programs, grads, context, held)
+    about = {"value": 0.0, "batch": batches, "key": None}
+    made, after = programs.update(programs.init(held), held, grads, about)
+    updates = trajectory.HeldUpdates(made, after, held)
     return {
         "training step": step,
         "seven directions": lambda: updates.measure(loss_fn, batches, method="adjoint"),

@@ -76,7 +76,7 @@ class Plan:
     micro_batch_size: int
     parameter_bytes: int  # Per device, float32.
     state_bytes: int  # Of all algorithms' pseudo-updates.
-    update_bytes: int  # One update: a tree like the parameters.
+    update_bytes: int  # Those that are held at once: trees like the parameters.
     needs: Needs
 
     @property
@@ -132,7 +132,7 @@ def show(
         ("parameters of the whole model", f"{found.parameters:,}"),
         ("parameters, float32", size(found.parameter_bytes)),
         ("states of all algorithms", size(found.state_bytes)),
-        ("an update", size(found.update_bytes)),
+        ("updates held at once", size(found.update_bytes)),
         ("temporaries of a gradient", size(needs.gradient_temporaries)),
         ("temporaries of the updates", size(needs.update_temporaries)),
         ("temporaries of a measurement", size(needs.measurement_temporaries)),
@@ -218,6 +218,8 @@ def plan(config: Config, name: str, module: Any, layout: Layout) -> Plan:
             f"the mesh's {layout.mesh.size} devices must divide micro_batch_size, got {size}"
         )
     params, state = _held_trees(module, config, layout)
+    pseudo = algorithms.pseudo_updates(config.measured("sgd"), config.clip_fraction)
+    held = trajectory.are_held(pseudo, params)
     depth = _depth(module)
     if depth is None or depth <= max(COMPILED_BLOCKS):
         needs = _needs(module, config, name, layout)
@@ -231,7 +233,7 @@ def plan(config: Config, name: str, module: Any, layout: Layout) -> Plan:
         micro_batch_size=size,
         parameter_bytes=_held(params),
         state_bytes=_held(state),
-        update_bytes=_held(params),
+        update_bytes=_held(params) * (len(pseudo.names) if held else 1),
         needs=needs,
     )
 
@@ -247,11 +249,19 @@ def _needs(module: Any, config: Config, name: str, layout: Layout) -> Needs:
     whole = batch(micro_batches)
     value = jax.ShapeDtypeStruct((), jnp.float32, sharding=layout.whole)
     gradient = trajectory.gradient.lower(training_loss, params, whole, None, layout).compile()
-    programs = trajectory.make_programs(pseudo, training_loss, layout, ("sgd", 1.0))
-    context = {"state": state, "value": value, "batch": whole, "key": None}
-    update = programs.advance.lower(params, context, params).compile()
+    programs = trajectory.make_programs(pseudo, training_loss, layout)
+    about = {"value": value, "batch": whole, "key": None}
+    held = trajectory.are_held(pseudo, params)
+    select = () if held else (("sgd", 1.0),)
+    step = programs.update if held else programs.advance
+    update = step.lower(state, params, params, about, *select).compile()
 
     def measure(params, grads, context, batches):
+        if held:
+            updates = dict.fromkeys(names, grads)
+            return sharpjax.measure_directions(
+                loss, params, updates, batches, method=config.method, chunk=config.chunk
+            )
         return sharpjax.measure_updates(
             loss,
             params,
@@ -263,6 +273,7 @@ def _needs(module: Any, config: Config, name: str, layout: Layout) -> Needs:
             chunk=config.chunk,
         )
 
+    context = about | {"state": state}
     measurement = jax.jit(measure).lower(params, params, context, batch(1)).compile()
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float64), params)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import orbax.checkpoint as ocp
 
@@ -22,6 +23,10 @@ from sharpjax.pseudo import PseudoUpdates
 
 # Orbax tells of every save, and of a failure on many lines; `_told` says it on one.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
+
+
+# Updates of all optimizers together, up to which they are made at once: it compiles far less.
+HELD_BYTES = 2**29
 
 
 class Updates(Mapping):
@@ -65,6 +70,22 @@ class Updates(Mapping):
         )
 
 
+class HeldUpdates(dict):
+    """The same where all of them are small: made together, in one program."""
+
+    def __init__(self, updates: dict[str, Any], states: dict[str, Any], params: Any):
+        super().__init__(updates)
+        self._states, self._params = states, params
+
+    def state(self, name: str) -> Any:
+        """As that of `Updates`."""
+        return self._states[name]
+
+    def measure(self, loss_fn: Callable, batches: Any, **options: Any) -> dict[str, Any]:
+        """`sharpjax.measure_directions` of all of them."""
+        return sharpjax.measure_directions(loss_fn, self._params, self, batches, **options)
+
+
 class Step(NamedTuple):
     """One training step, seen before its update is applied."""
 
@@ -72,7 +93,7 @@ class Step(NamedTuple):
     loss: float  # Training loss of the batch at `params`.
     params: Any
     grads: Any
-    updates: Any  # Of many optimizers, `Updates`; of one, nothing.
+    updates: Any  # Of many optimizers, `HeldUpdates` or `Updates`; of one, nothing.
 
 
 def train(
@@ -123,7 +144,9 @@ def train(
       DamagedError: a checkpoint that cannot be written or read; it is named with what to do.
     """
     layout = layout or one_device()
-    programs = make_programs(transformation, loss_fn, layout, select)
+    programs = make_programs(transformation, loss_fn, layout)
+    lazy = select is not None and not are_held(programs.bound, params)
+    chosen, rate = select or (None, 1.0)
     params = layout.place(params)  # Copies: the first step's parameters are donated.
     state = programs.init(params)
     with _checkpoints(directory) as manager:
@@ -153,14 +176,22 @@ def train(
                 key = None if dropout_key is None else jax.random.fold_in(dropout_key, number)
                 batch = layout.place_batch(batch)
                 loss, grads = gradient(loss_fn, params, batch, key, layout)
-                context = {"state": state, "value": loss, "batch": batch, "key": key}
-                updates = Updates(programs, grads, context, params) if select else None
-                stop = observe(Step(number, float(loss), params, grads, updates))
-                del updates
+                about = {"value": loss, "batch": batch, "key": key}
+                made = seen = None
+                if lazy:
+                    seen = Updates(programs, grads, about | {"state": state}, params)
+                else:
+                    made, state = programs.update(state, params, grads, about)
+                    seen = HeldUpdates(made, state, params) if select else None
+                stop = observe(Step(number, float(loss), params, grads, seen))
+                del seen
                 if stop:
                     break
-                params, state = programs.advance(grads, context, params)
-                del grads, context
+                if lazy:
+                    params, state = programs.advance(state, params, grads, about, select)
+                else:
+                    params = _add(params, made[chosen] if select else made, rate, layout)
+                del grads, made
                 stage.step(number, float(loss))
                 if processes.any_of(watch.stopping):
                     save(number)
@@ -204,7 +235,8 @@ class Programs(NamedTuple):
 
     bound: PseudoUpdates | None  # Of many; its state is the context of a step.
     init: Callable  # params -> state.
-    advance: Callable  # (grads, context, params) -> (params, state); donates the latter two.
+    update: Callable  # (state, params, grads, about) -> (updates, state); donates the state.
+    advance: Callable  # The same and `select` -> (params, state); donates both.
     one: Callable  # (grads, context, params, name) -> the update of one optimizer.
     state: Callable  # The same -> its state after that update.
 
@@ -214,9 +246,8 @@ def make_programs(
     transformation: optax.GradientTransformation,
     loss_fn: Callable,
     layout: Layout,
-    select: tuple[str, float] | None = None,
 ) -> Programs:
-    """The programs of a transformation; `select` says which of many updates is applied."""
+    """The programs of a transformation, of one optimizer or of many."""
     many = isinstance(transformation, PseudoUpdates)
     transformation = transformation if many else optax.with_extra_args_support(transformation)
 
@@ -233,13 +264,16 @@ def make_programs(
         extra = arguments(grads, context)
         return transformation.update_one(name, grads, context["state"], params, **extra)
 
-    @functools.partial(jax.jit, donate_argnums=(1, 2))
-    def advance(grads, context, params):
-        updates, state = updates_and_state(grads, context, params)
-        if select is not None:
-            name, rate = select
-            updates = jax.tree.map(lambda u: rate * u, updates[name])
-        return layout.constrain((optax.apply_updates(params, updates), state))
+    @functools.partial(jax.jit, donate_argnums=0)
+    def update(state, params, grads, about):
+        return layout.constrain(updates_and_state(grads, about | {"state": state}, params))
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1), static_argnums=4)
+    def advance(state, params, grads, about, select):
+        updates, state = updates_and_state(grads, about | {"state": state}, params)
+        name, rate = select
+        scaled = jax.tree.map(lambda u: rate * u, updates[name])
+        return layout.constrain((optax.apply_updates(params, scaled), state))
 
     @functools.partial(jax.jit, static_argnames="name")
     def one(grads, context, params, name):
@@ -256,7 +290,18 @@ def make_programs(
     def state(grads, context, params, name):
         return layout.constrain(updates_and_state(grads, context, params)[1][name])
 
-    return Programs(bound, init, advance, one, state)
+    return Programs(bound, init, update, advance, one, state)
+
+
+def are_held(pseudo: PseudoUpdates, params: Any) -> bool:
+    """Whether the updates of all optimizers together are small enough to be held."""
+    each = sum(np.size(x) * np.dtype(x.dtype).itemsize for x in jax.tree.leaves(params))
+    return len(pseudo.names) * each <= HELD_BYTES
+
+
+@functools.partial(jax.jit, static_argnames="layout", donate_argnums=0)
+def _add(params, update, rate, layout):
+    return layout.constrain(optax.apply_updates(params, jax.tree.map(lambda u: rate * u, update)))
 
 
 def mean_loss(loss_fn: Callable, params: Any, batch: Any, key: Any) -> jax.Array:
