@@ -72,18 +72,19 @@ def study(layout):
     def observe(step):
         losses.append(step.loss)
         if step.number == 3:
-            everything = (step.params, step.grads, step.updates)
+            updates = dict(step.updates)
+            everything = (step.params, step.grads, updates)
             for x in jax.tree.leaves(everything):
                 assert x.sharding.is_equivalent_to(layout.of(x.shape), x.ndim), x.sharding
-            seen["grads"], seen["updates"] = layout.gather((step.grads, step.updates))
+            seen["grads"], seen["updates"] = layout.gather((step.grads, updates))
             seen["threshold"] = float(jax.jit(
                 lambda g: sharpjax.top_fraction_threshold(g, 0.05))(step.grads))
             measured = sharpjax.measure_directions(
-                task.loss_fn, step.params, step.updates, test, method=config.method)
+                task.loss_fn, step.params, updates, test, method=config.method)
             seen["sharpness"] = {k: float(s.sharpness) for k, s in measured.items()}
             seen["slope"] = {k: float(s.slope) for k, s in measured.items()}
             seen["landscape"] = np.asarray(sharpjax.loss_along(
-                task.loss_fn, step.params, step.updates["adam"], np.linspace(0, 1, 5), test))
+                task.loss_fn, step.params, updates["adam"], np.linspace(0, 1, 5), test))
 
     trained = trajectory.train(
         "study", directory=None, params=task.initial_params,
