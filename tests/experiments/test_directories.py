@@ -213,9 +213,11 @@ def measured(tmp_path, monkeypatch):
     monkeypatch.setattr(sharpness, "_sharpness_rows", lambda cell, *_: [
         records.Sharpness(*cell, "sgd", *np.ones(10).tolist())])  # fmt: skip
 
+    held = trajectory.HeldUpdates({}, {}, None)
+
     def follow(*_, observe, steps, kinds, **__):
         for number in range(1, steps + 1):
-            observe(trajectory.Step(number, 1.0, None, None, {}))
+            observe(trajectory.Step(number, 1.0, None, None, held))
 
     monkeypatch.setattr(sharpness, "follow", follow)
 
