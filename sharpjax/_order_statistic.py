@@ -197,7 +197,7 @@ def _sampled_pivots(groups: Any, axes: Any, ranks: Wide, sizes: Any, dtype: Any)
 def _strided(x: jax.Array, stride: int) -> jax.Array:
     """Every `stride`-th element, without moving the others where the array is partitioned."""
     mesh = _partitioning(x)
-    if mesh is None:
+    if mesh is None or x.ndim == 0:  # A scalar lies whole on every device.
         return x.reshape(-1)[::stride]
     # A gather at given places: each device looks up its own, and one all-reduce of the sample
     # joins them, where a slice would gather the array.
