@@ -29,8 +29,8 @@ from experiments.instruments import Point
 from experiments.places import place_of
 from experiments.tasks import Task, rng
 from sharpjax.coordinates import stratified_coordinates, take_coordinates
+from sharpjax.directions import newton_start
 from sharpjax.models import frequency_bins, frequency_parts
-from sharpjax.point import newton_start
 from sharpjax.statistics import exact_rank_correlation
 
 

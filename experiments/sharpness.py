@@ -17,7 +17,9 @@ from experiments.errors import DamagedError
 from experiments.layout import Layout
 from experiments.tasks import Task, rng
 from experiments.watch import Watch
+from sharpjax.directions import newton_start
 from sharpjax.magnitudes import magnitude_histogram, top_overlap, top_share
+from sharpjax.point import EDGES
 from sharpjax.precision import measure_precision
 
 # Of the test subset's micro-batches, those that the float64 check uses.
@@ -31,9 +33,6 @@ _DOING = {
     records.Scales: "scales",
     records.Precision: "check in float64",
 }
-
-# Edges of the histograms of magnitudes, in powers of ten.
-EDGES = np.arange(-20.0, 4.25, 0.25)
 
 
 def run(
@@ -252,13 +251,12 @@ def _landscape_rows(cell, config, task, step, stats, test) -> list:
     # The landscape's rows are written last: where they are, the searches are too.
     searches, rows = [], []
     for algorithm, update in step.updates.items():
-        newton = float(stats[algorithm].newton_step)
         search = sharpjax.search_along(
             task.loss_fn,
             step.params,
             update,
             test,
-            initial_step=newton if 0 < newton < float("inf") else None,
+            initial_step=newton_start(stats[algorithm]),
             points=config.landscape_points,
         )
         searches.append(

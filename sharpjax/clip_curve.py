@@ -1,6 +1,5 @@
 """How much to clip: slope, sharpness and best decrease of a direction over clipped fractions."""
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 
 from sharpjax._checks import check_choice, check_in_range
 from sharpjax.clipping import clip_top_fraction
-from sharpjax.directions import DirectionStats, measure_directions
+from sharpjax.directions import DirectionStats, measure_directions, newton_start
 from sharpjax.landscape import LineSearch, search_along
 from sharpjax.objective import LossFn, Params, objective, result
 from sharpjax.taylor import METHODS
@@ -102,8 +101,7 @@ def clip_curve(
             stats = measure_directions(
                 loss_fn, params, {"clipped": clipped}, batches, method=method, **options
             )["clipped"]
-            newton = float(stats.newton_step)
-            start = newton if 0 < newton < math.inf else None
+            start = newton_start(stats)
             search = search_along(loss_fn, params, clipped, batches, initial_step=start, **options)
             yield ClipPoint(fraction, stats, search)
 

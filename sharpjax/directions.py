@@ -11,6 +11,7 @@ from sharpjax.objective import (
     LossFn,
     Objective,
     Params,
+    divided,
     magnitude,
     objective,
     result,
@@ -204,8 +205,7 @@ def _measure_made(objective: Objective, makers: list[Callable], method, chunk) -
     scales, divisors, norms = jax.lax.map(lambda i: magnitude(make(i)), indices)
 
     def unit(i):
-        divide = lambda x: x / scales[i].astype(x.dtype) / divisors[i].astype(x.dtype)  # noqa: E731
-        return objective.like_params(jax.tree.map(divide, make(i)))
+        return objective.like_params(divided(make(i), scales[i], divisors[i]))
 
     def one_micro_batch(loss):
         loss, along = taylor(loss, objective.params, method)
@@ -259,6 +259,12 @@ def _statistics(names, table: Expansion) -> dict[str, DirectionStats]:
         name: DirectionStats(loss=table.loss, **{k: v[i] for k, v in fields.items()})
         for i, name in enumerate(names)
     }
+
+
+def newton_start(stats: DirectionStats) -> float | None:
+    """Where a search along a direction starts: its Newton step, if it has one downhill."""
+    newton = float(stats.newton_step)
+    return newton if 0 < newton < float("inf") else None
 
 
 def _check_options(method, chunk) -> None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from sharpjax._checks import check_real_leaves, check_same_structure
 from sharpjax._lanczos import coefficients, combine
-from sharpjax.objective import magnitude, widen
+from sharpjax.objective import divided, magnitude, widen
 from sharpjax.spectrum import Spectrum
 
 
@@ -93,7 +93,7 @@ def without_dominant(update: Any, spectrum: Spectrum) -> Any:
 def _share(update, spectrum):
     u, _ = _in_its_coordinates(update, spectrum)
     scale, norm, _ = magnitude(u)
-    unit = jax.tree.map(lambda x: x / scale.astype(x.dtype) / norm.astype(x.dtype), u)
+    unit = divided(u, scale, norm)
     cosines = coefficients(spectrum.vectors, unit)
     zero = magnitude(unit)[2] == 0
     return jnp.where(zero | jnp.isnan(spectrum.vector_values), jnp.nan, cosines**2)

@@ -16,14 +16,20 @@ def save(found: Any, path: str | Path) -> Path:
     """Writes a result with everything inside, whole or not at all; returns the path."""
     path = Path(path)
     text = json.dumps({"sharpjax": _FORMAT, "result": _encode(jax.device_get(found))})
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_text(path, text)
     return path
+
+
+def write_text(path: Path, text: str) -> None:
+    """Beside the file first: a reader finds what was there before, or all of the new."""
+    # Not mkstemp, whose files are nobody else's to read.
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def load(path: str | Path) -> Any:

@@ -183,10 +183,7 @@ class Objective:
         A zero direction stays zero. One that is not finite is NaN in both.
         """
         scale, norm, length = magnitude(direction)
-        unit = jax.tree.map(
-            lambda x: x / scale.astype(x.dtype) / norm.astype(x.dtype), widen(direction)
-        )
-        return self.like_params(unit), length
+        return self.like_params(divided(widen(direction), scale, norm)), length
 
     def like_params(self, tree: Any) -> Any:
         """A tree in the dtypes and, on meshes with Explicit axes, the shardings of `params`."""
@@ -259,6 +256,11 @@ def magnitude(direction: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
     squares = [jnp.sum(jnp.square(x / scale)) for x in jax.tree.leaves(widen(direction))]
     norm = jnp.sqrt(functools.reduce(jnp.add, squares))
     return scale, jnp.where(norm == 0, 1, norm), jnp.where(largest == 0, 0, norm * scale)
+
+
+def divided(tree: Any, scale: jax.Array, norm: jax.Array) -> Any:
+    """tree/scale/norm, by the first two of `magnitude`: their product may leave float32's range."""
+    return jax.tree.map(lambda x: x / scale.astype(x.dtype) / norm.astype(x.dtype), tree)
 
 
 def standard_error(samples: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ import numpy as np
 
 from sharpjax._checks import check_in_range
 from sharpjax.clipping import top_fraction_threshold
-from sharpjax.directions import DirectionStats, measure_directions
+from sharpjax.directions import DirectionStats, measure_directions, newton_start
 from sharpjax.landscape import LineSearch, search_along
 from sharpjax.magnitudes import magnitude_histogram, top_overlap, top_share
 from sharpjax.objective import LossFn, Params, result, static
@@ -161,12 +161,6 @@ def measure_point(
         step=0,
         trajectory="",
     )
-
-
-def newton_start(stats: DirectionStats) -> float | None:
-    """Where a search along a direction starts: its Newton step, if it has one downhill."""
-    newton = float(stats.newton_step)
-    return newton if 0 < newton < float("inf") else None
 
 
 def at_step(point: Point, step: int, trajectory: str) -> Point:

@@ -13,6 +13,7 @@ from sharpjax.objective import (
     LossFn,
     Objective,
     Params,
+    divided,
     dot,
     linearize_gradient,
     magnitude,
@@ -210,8 +211,8 @@ def stack_units(objective: Objective, updates: Sequence[Any]) -> tuple[Any, jax.
 def _combine(updates, coefficients):
     def scaled(update, coefficient):
         scale, norm, _ = magnitude(update)
-        divide = lambda x: x / scale.astype(x.dtype) / norm.astype(x.dtype)  # noqa: E731
-        return jax.tree.map(lambda x: coefficient.astype(x.dtype) * divide(x), widen(update))
+        unit = divided(widen(update), scale, norm)
+        return jax.tree.map(lambda x: coefficient.astype(x.dtype) * x, unit)
 
     total = scaled(updates[0], coefficients[0])
     for update, coefficient in zip(updates[1:], coefficients[1:], strict=True):

@@ -3,10 +3,6 @@
 The oracles of each are in its own test file; here only the arrays differ.
 """
 
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +13,7 @@ from sharpjax.diagonal import hessian_diagonal
 from sharpjax.exact_diagonal import exact_diagonal
 from sharpjax.gauss_newton import gauss_newton_sharpness
 from sharpjax.subspace import measure_span
+from tests.devices import on_eight_devices
 
 COORDINATES = {"w": np.array([3, 31, 8]), "v": np.array([0, 7]), "b": np.zeros(0, int)}
 
@@ -117,9 +114,4 @@ print("passed")
 
 
 def test_meshes_with_automatic_and_explicit_axes():
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    env |= {"JAX_PLATFORMS": "cpu"}
-    run = [sys.executable, "-W", "error", "-c", SHARDED]
-    done = subprocess.run(run, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.strip() == "passed"
+    assert on_eight_devices(SHARDED) == "passed"

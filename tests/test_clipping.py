@@ -1,9 +1,6 @@
 """Coordinate clipping against a sort by NumPy, and what must hold of it whatever the input."""
 
 import json
-import os
-import subprocess
-import sys
 
 import chex
 import hypothesis
@@ -18,6 +15,7 @@ from absl.testing import parameterized
 
 from benchmarks.__main__ import main
 from sharpjax.clipping import clip_top_fraction, coord_clip, top_fraction_threshold
+from tests.devices import on_eight_devices
 
 FRACTIONS = (0.0, 0.05, 0.3, 0.5, 1.0)
 
@@ -350,15 +348,6 @@ mesh = jax.make_mesh((8,), ("x",))
 x = jax.device_put(np.arange(64, dtype=np.float32), NamedSharding(mesh, P("x")))
 print(float(jax.jit(lambda x: top_fraction_threshold(x, 0.25))(x)))
 """
-
-
-def on_eight_devices(code, **environment):
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    env |= {"JAX_PLATFORMS": "cpu"} | environment
-    run = [sys.executable, "-W", "error", "-c", code]
-    done = subprocess.run(run, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout.strip()
 
 
 def test_sharded_arrays_are_counted_where_they_are():

@@ -1,7 +1,3 @@
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +5,7 @@ import pytest
 
 import sharpjax
 from tests.cases import network, quadratic, random_like
+from tests.devices import on_eight_devices
 
 KEY = jax.random.key(0)
 BATCHES = {
@@ -346,12 +343,7 @@ print("passed")
 
 
 def test_sharded_arrays_give_the_same():
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    env |= {"JAX_PLATFORMS": "cpu"}
-    run = [sys.executable, "-W", "error", "-c", SHARDED]
-    done = subprocess.run(run, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.strip() == "passed"
+    assert on_eight_devices(SHARDED) == "passed"
 
 
 def test_a_result_is_a_pytree():

@@ -1,8 +1,5 @@
 """Oracles: the dense Hessian in float64, of named losses and of random programs."""
 
-import os
-import subprocess
-import sys
 import warnings
 
 import chex
@@ -16,6 +13,7 @@ from sharpjax.models import T5, RobertaConfig, RobertaForMaskedLM, T5Config, ini
 from sharpjax.second_order import ForwardModeError, second_order
 from sharpjax.taylor import taylor
 from tests.cases import network, random_like
+from tests.devices import on_eight_devices
 from tests.programs import cubed, dense, loss_of, programs
 
 KEY = jax.random.key(0)
@@ -287,12 +285,7 @@ print("passed")
 
 
 def test_meshes_with_automatic_and_explicit_axes():
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    env |= {"JAX_PLATFORMS": "cpu"}
-    run = [sys.executable, "-W", "error", "-c", MESHES]
-    done = subprocess.run(run, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.strip() == "passed"
+    assert on_eight_devices(MESHES) == "passed"
 
 
 T5_FIELDS = {"vocab_size": 19, "d_model": 6, "d_kv": 3, "d_ff": 8, "num_layers": 1, "num_heads": 2}

@@ -1,8 +1,6 @@
 """Spectra, shares, noise and parts of sharded parameters, on Auto and Explicit meshes."""
 
-import os
-import subprocess
-import sys
+from tests.devices import on_eight_devices
 
 # Eight devices, and a compiler that does not take its time.
 FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
@@ -73,9 +71,4 @@ print("passed")
 
 
 def test_sharded_parameters_give_the_same_numbers():
-    env = os.environ | {"XLA_FLAGS": FLAGS}
-    env |= {"JAX_PLATFORMS": "cpu"}
-    run = [sys.executable, "-W", "error", "-c", SHARDED]
-    done = subprocess.run(run, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.strip() == "passed"
+    assert on_eight_devices(SHARDED, XLA_FLAGS=FLAGS) == "passed"

@@ -4,7 +4,6 @@ import functools
 import io
 import json
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import matplotlib
 import pandas
 import vl_convert
 
+from sharpjax.files import write_text
 from sharpjax.report._looks import Looks
 
 _STATIC_ROWS = 200
@@ -147,7 +147,7 @@ def write_page(
         programs=_programs(),
         **{name: _file(f"{name}.{kind}") for name, kind in (("style", "css"), ("script", "js"))},
     )
-    _write(path, page)
+    write_text(path, page)
     return path
 
 
@@ -266,15 +266,3 @@ def _template() -> jinja2.Template:
     settings: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, **settings)
     return environment.from_string(_file("template.html"))
-
-
-def _write(path: Path, text: str) -> None:
-    """Beside the file first: a reader finds the old page or the new one."""
-    # Not mkstemp, whose files are nobody else's to read.
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
