@@ -19,7 +19,7 @@ ONE = jnp.ones((1, 1))
 
 
 WHOLE = {"probes": 2, "steps": 36, "vectors": 3}
-SHORT = {"probes": 24, "steps": 5, "vectors": 3}
+SHORT = {"probes": 24, "steps": 6, "vectors": 3}
 
 
 @pytest.fixture(scope="module")
