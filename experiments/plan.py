@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 import sharpjax
-from experiments import algorithms, processes, published, tasks, trajectory
+from experiments import algorithms, processes, published, sharpness, tasks, trajectory
 from experiments.config import Config
 from experiments.layout import Layout, make_layout, mesh_sizes
 from experiments.limits import machine_memory
@@ -278,6 +278,7 @@ def _needs(module: Any, config: Config, name: str, layout: Layout) -> Needs:
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float64), params)
         some = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch(1))
+        some = jax.eval_shape(sharpness.precision_batches, some)
 
         def check(params, update, batches):
             return sharpjax.measure_directions(

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 import sharpjax
-from experiments import algorithms, processes, records, scales, trajectory
+from experiments import algorithms, limits, processes, records, scales, trajectory
 from experiments.config import Config
 from experiments.errors import DamagedError
 from experiments.layout import Layout
@@ -21,9 +21,6 @@ from sharpjax.directions import newton_start
 from sharpjax.magnitudes import magnitude_histogram, top_overlap, top_share
 from sharpjax.point import EDGES
 from sharpjax.precision import measure_precision
-
-# Of the test subset's micro-batches, those that the float64 check uses.
-PRECISION_MICRO_BATCHES = 1
 
 # What the progress calls the making of each table's rows.
 _DOING = {
@@ -116,6 +113,7 @@ def run(
         # Each is on disk before the next begins.
         for table, make in makers.items():
             if point in missing[table] or (table is records.Scales and step.number == 1):
+                limits.give_back()
                 with watch.doing(_DOING[table]):
                     rows = make()
                 if processes.is_first():
@@ -319,15 +317,22 @@ class _Gathered(Mapping):
         return len(self._updates)
 
 
+def precision_batches(batches: Any) -> Any:
+    """Of a test subset, what the float64 check uses: the first half of the first micro-batch.
+
+    In float64 that takes about as much memory as a whole micro-batch in float32.
+    """
+    return jax.tree.map(lambda x: x[:1, : -(-x.shape[1] // 2)], batches)
+
+
 def _precision_rows(cell, task, config, layout, step) -> list[records.Precision]:
     """The same point, directions and data in float64, one update at a time on the host."""
     found = measure_precision(
         task.loss_fn,
         layout.gather(step.params),
         _Gathered(step.updates, layout),
-        task.test,
+        precision_batches(task.test),
         method=config.method,
-        micro_batches=PRECISION_MICRO_BATCHES,
     )
     return [records.Precision(*cell, name, **dataclasses.asdict(f)) for name, f in found.items()]
 
