@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from experiments import layout, limits, processes
 from experiments.config import TASKS, TRAJECTORIES, Config, Task, Trajectory
 from experiments.errors import RefusedError
 from experiments.interrupts import at_once
-from experiments.options import Options
-from experiments.watch import Watch
+from experiments.run import devices, memory, processes
+from experiments.run.options import Options
+from experiments.run.progress import Watch
 
 if TYPE_CHECKING:
-    from experiments.study import Study
+    from experiments.run.study import Study
 
 Command = Callable[[Watch], None]
 
@@ -54,7 +54,7 @@ class Place:
 
     def __post_init__(self):
         if self.mesh:
-            layout.mesh_sizes(self.mesh)
+            devices.mesh_sizes(self.mesh)
         if self.distributed:
             processes.check_cluster(self.distributed)
 
@@ -155,12 +155,12 @@ def make_plan(
     """
     if not 0 < device_memory < float("inf"):
         raise ValueError(f"device_memory must be positive and finite, got {device_memory}")
-    layout.mesh_sizes(mesh, config.largest_micro_batch)
+    devices.mesh_sizes(mesh, config.largest_micro_batch)
 
     def run(watch: Watch) -> None:
         from rich.console import Console
 
-        from experiments import plan
+        from experiments.run import plan
 
         try:
             plan.show(config, task, model, mesh, device_memory, Console())
@@ -171,7 +171,7 @@ def make_plan(
 
 
 def make_report(directory: tyro.conf.Positional[APath]) -> Command:
-    """Tables, figures, claims and report.html from a run's records, finished or not.
+    """Tables, figures, claims and page.html from a run's records, finished or not.
 
     Args:
       directory: The directory of the run.
@@ -187,7 +187,7 @@ def fill_results(
     """Fills the marked numbers, tables and figures of documents from committed records.
 
     Args:
-      documents: Markdown files; what their blocks may hold is in `experiments/results.py`.
+      documents: Markdown files; what their blocks may hold is in `experiments/report/documents.py`.
       main: The directory of the study's records.
       ablation: The folder with a directory of records for each warm-up.
     """
@@ -195,10 +195,10 @@ def fill_results(
         raise ValueError("results needs at least one document")
 
     def run(watch: Watch) -> None:
-        from experiments import results
+        from experiments.report import documents
 
         try:
-            changed = results.write(documents, main, ablation)
+            changed = documents.write(documents, main, ablation)
         except ValueError as error:
             raise RefusedError(str(error)) from error
         for path, anew in zip(documents, changed, strict=True):
@@ -235,17 +235,17 @@ def _study(
       stages: What it does once these are there.
       converging: The tasks whose rates it needs.
     """
-    limits.check_memory(config, names)
+    memory.check_memory(config, names)
 
     def run(watch: Watch) -> None:
         with at_once():
-            from experiments.convergence import rates
-            from experiments.study import Study, with_micro_batch
+            from experiments.run.convergence import rates
+            from experiments.run.study import Study, with_micro_batch
 
         try:
             if place.distributed:
                 processes.initialize(place.distributed)
-            over = layout.make_layout(place.mesh)
+            over = devices.make_layout(place.mesh)
         except ValueError as error:
             raise RefusedError(str(error)) from error
         for name in converging:
@@ -266,12 +266,12 @@ def _study(
 def _report(directory: Path, watch: Watch) -> None:
     from rich.console import Console
 
-    from experiments import report
+    from experiments.report import page
 
     try:
         with watch.doing(f"report of {directory}"):
-            path = report.write_report(directory)
+            path = page.write_report(directory)
     except ValueError as error:  # Nothing to report.
         raise RefusedError(str(error)) from error
-    report.print_tables(directory, Console())
+    page.print_tables(directory, Console())
     watch.say(f"report: {path}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import anatomy_records, records
+from experiments import anatomy_rows, records
 from experiments.errors import DamagedError
 
 SMALL = Path(__file__).parents[2] / "results" / "small"
@@ -103,7 +103,7 @@ def test_committed_records_are_read_by_a_later_version(tmp_path):
 
 
 # Those that the committed run has: later ones came after it.
-COMMITTED = [t for t in (*records.TABLES, *anatomy_records.TABLES) if (SMALL / t.FILE).exists()]
+COMMITTED = [t for t in (*records.TABLES, *anatomy_rows.TABLES) if (SMALL / t.FILE).exists()]
 
 
 def test_committed_rows_without_the_later_columns_have_their_defaults():
