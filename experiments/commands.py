@@ -195,10 +195,10 @@ def fill_results(
         raise ValueError("results needs at least one document")
 
     def run(watch: Watch) -> None:
-        from experiments.report import documents
+        from experiments.report.documents import write
 
         try:
-            changed = documents.write(documents, main, ablation)
+            changed = write(documents, main, ablation)
         except ValueError as error:
             raise RefusedError(str(error)) from error
         for path, anew in zip(documents, changed, strict=True):

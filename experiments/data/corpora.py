@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from experiments.data import embedded, files
+from experiments.data import embedded, text_files
 from experiments.errors import DataError
 
 Kind = Literal["translation", "text"]
@@ -123,8 +123,8 @@ def load_corpus(source: str, kind: Kind, count: int | None = None) -> Corpus:
         source, _, column = source.rpartition("#") if "#" in source else (source, "", "")
     column = column or kind  # A kind is also the name of its column.
     path = Path(source)
-    if path.exists() or files.is_text_file(path):
-        name, values = _read_files(files.files_of(path), path, column, count)
+    if path.exists() or text_files.is_text_file(path):
+        name, values = _read_files(text_files.files_of(path), path, column, count)
     else:
         name, values = _read_hub(source, column, count)
     if count is not None and len(values) < count:
@@ -166,7 +166,7 @@ def _read_files(
             break
         own = f"{file.resolve().parent.name}/{file.name}"
         left = None if count is None else count - len(values)
-        values += files.read(file, own, column, left)
+        values += text_files.read(file, own, column, left)
     return own if len(files) == 1 else f"{source.resolve().name} ({len(files)} files)", values
 
 
@@ -180,12 +180,12 @@ def _read_hub(source: str, column: str, count: int | None) -> tuple[str, list]:
     name = f"{hub_id}:{config}" if config else hub_id
     import datasets
 
-    with files.quiet(datasets):
+    with text_files.quiet(datasets):
         try:
             data = datasets.load_dataset(hub_id, config or None, split="train")
         except Exception as error:  # The hub's failures have no common base class.
-            reason = f"{type(error).__name__}: {files.first_line(error)}"
+            reason = f"{type(error).__name__}: {text_files.first_line(error)}"
             raise DataError(f"{name}: could not be loaded from the hub ({reason})") from error
     if column not in data.column_names:
-        raise files.missing(name, column, data.column_names)
+        raise text_files.missing(name, column, data.column_names)
     return name, data[: count or len(data)][column]
