@@ -66,7 +66,7 @@ def test_training_refuses_what_it_cannot_do():
 def test_training_is_deterministic_across_processes_and_hash_seeds():
     code = """
 import hashlib
-from experiments import embedded, tokenization
+from experiments.data import embedded, tokenization
 texts = [text for pair in embedded.pairs(1500) for text in pair]
 for style in ("t5", "roberta"):
     tokenizer = tokenization.train_tokenizer(texts, 1500, style)

@@ -54,10 +54,10 @@ def test_a_bad_place_is_one_line_and_exit_code_2(words, tmp_path, capsys):
 EIGHT_DEVICES = """
 import jax, numpy as np, chex
 import sharpjax
-from experiments import trajectory
-from experiments.layout import make_layout
-from experiments.tasks import make_task
-from experiments.watch import Watch
+from experiments.run import training
+from experiments.run.devices import make_layout
+from experiments.data.tasks import make_task
+from experiments.run.progress import Watch
 from tests.experiments import tiny
 
 config = tiny.config(warmup_steps=0)
@@ -86,7 +86,7 @@ def study(layout):
             seen["landscape"] = np.asarray(sharpjax.loss_along(
                 task.loss_fn, step.params, updates["adam"], np.linspace(0, 1, 5), test))
 
-    trained = trajectory.train(
+    trained = training.train(
         "study", directory=None, params=task.initial_params,
         transformation=sharpjax.pseudo_updates(algorithms),
         select=("adam", 1e-3),

@@ -150,8 +150,8 @@ IN_A_LOCALE = """
 import dataclasses, sys
 from pathlib import Path
 from experiments.__main__ import main
-from experiments.study import Study
-from experiments.watch import Watch
+from experiments.run.study import Study
+from experiments.run.progress import Watch
 from tests.experiments import tiny
 folder = Path(sys.argv[1])
 config = tiny.config(warmup_steps=0)

@@ -24,13 +24,13 @@ ROOT = Path(__file__).parents[3]
 # In a process of its own: devices are made when JAX starts.
 AGAINST_A_RUN = """
 import dataclasses, math
-from experiments import plan
+from experiments.run import plan
 plan.prepare_devices(8)
 import jax
 import sharpjax
-from experiments import trajectory
-from experiments.layout import make_layout
-from experiments.tasks import make_task
+from experiments.run import training
+from experiments.run.devices import make_layout
+from experiments.data.tasks import make_task
 from tests.experiments import tiny
 
 config = tiny.config(warmup_steps=0)
@@ -47,9 +47,9 @@ held = lambda tree: sum(
     if shard.device == first)
 assert found.parameter_bytes == held(params), (found, held(params))
 assert found.state_bytes == held(state), (found, held(state))
-made = trajectory.gradient.lower(task.training_loss_fn, params, batch, None, layout).compile()
+made = training.gradient.lower(task.training_loss_fn, params, batch, None, layout).compile()
 assert found.needs.gradient_temporaries == made.memory_analysis().temp_size_in_bytes
-_, grads = trajectory.gradient(task.training_loss_fn, params, batch, None, layout)
+_, grads = training.gradient(task.training_loss_fn, params, batch, None, layout)
 assert held(grads) == held(params)
 updates, _ = jax.jit(lambda g, s, p: layout.constrain(algorithms.update(g, s, p)))(
     grads, state, params)
