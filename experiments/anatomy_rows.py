@@ -1,22 +1,11 @@
-"""The rows that an anatomy writes, in the manner of `records`: a CSV file a table."""
+"""The tables of an anatomy: what the curvature at one point is made of."""
 
-import dataclasses
-from pathlib import Path
-from typing import Any, ClassVar
-
-import numpy as np
-
-from experiments import algorithms, explanation_rows, paper, records
-from experiments.records import PLACE, Place
-from sharpjax.spectrum import Spectrum
+from experiments import explanation_rows
+from experiments.rows import AtPoint, AtUpdate, RitzValue
 
 
-@dataclasses.dataclass(frozen=True)
-class Lorenz(records.Cell):
+class Lorenz(AtUpdate, key=("fraction",), file="anatomy_lorenz"):
     """What the top coordinates by |training gradient| hold of one direction's sharpness."""
-
-    FILE: ClassVar = "anatomy_lorenz.csv"
-    KEY: ClassVar = (*PLACE, "algorithm", "fraction")
 
     fraction: float  # Of all coordinates.
     sharpness: float  # Σ of v ⊙ Hv over them, nats per squared unit of distance.
@@ -25,12 +14,8 @@ class Lorenz(records.Cell):
     squared_norm: float  # Σ of vᵢ² over them, of 1.
 
 
-@dataclasses.dataclass(frozen=True)
-class Block(records.Cell):
+class Block(AtUpdate, key=("layer", "kind", "other_layer", "other_kind"), file="anatomy_blocks"):
     """vᵢᵀHᵢⱼvⱼ of two groups of tensors; all pairs sum to vᵀHv."""
-
-    FILE: ClassVar = "anatomy_blocks.csv"
-    KEY: ClassVar = (*PLACE, "algorithm", "layer", "kind", "other_layer", "other_kind")
 
     layer: str  # "embeddings", "encoder 1", …
     kind: str  # "embedding", "q", …; see KINDS.
@@ -41,12 +26,8 @@ class Block(records.Cell):
     squared_norm: float  # ‖vᵢ‖², of 1.
 
 
-@dataclasses.dataclass(frozen=True)
-class Correlation(Place):
+class Correlation(AtPoint, key=("gradient", "scope"), file="anatomy_correlation"):
     """Spearman's correlation of |gᵢ| with |Hᵢᵢ|; see `sharpjax.statistics.RankCorrelation`."""
-
-    FILE: ClassVar = "anatomy_correlation.csv"
-    KEY: ClassVar = (*PLACE, "gradient", "scope")
 
     gradient: str  # "batch": the training batch's; "test": of the loss whose Hessian it is.
     scope: str  # "overall", "within tensors" (their weighted mean), or a tensor's path.
@@ -63,12 +44,8 @@ class Correlation(Place):
     probes: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Density(Place):
+class Density(AtPoint, key=("gradient", "log_gradient", "log_diagonal"), file="anatomy_density"):
     """Counts of coordinates in bins of log₁₀|gᵢ| and log₁₀|Hᵢᵢ| (as estimated)."""
-
-    FILE: ClassVar = "anatomy_density.csv"
-    KEY: ClassVar = (*PLACE, "gradient", "log_gradient", "log_diagonal")
 
     gradient: str  # As in Correlation.
     log_gradient: float  # Lower edge of a bin of width BIN; -inf holds exact zeros.
@@ -76,12 +53,8 @@ class Density(Place):
     count: int
 
 
-@dataclasses.dataclass(frozen=True)
-class SpanPair(records.Cell):
+class SpanPair(AtUpdate, key=("other",), file="anatomy_span"):
     """Two directions: vᵢᵀvⱼ and vᵢᵀHvⱼ."""
-
-    FILE: ClassVar = "anatomy_span.csv"
-    KEY: ClassVar = (*PLACE, "algorithm", "other")
 
     other: str
     cosine: float
@@ -89,12 +62,8 @@ class SpanPair(records.Cell):
     curvature_se: float  # Over micro-batches of the test subset.
 
 
-@dataclasses.dataclass(frozen=True)
-class SpanValue(Place):
+class SpanValue(AtPoint, key=("index",), file="anatomy_span_values"):
     """An eigenvalue of the Hessian within the span of the directions."""
-
-    FILE: ClassVar = "anatomy_span_values.csv"
-    KEY: ClassVar = (*PLACE, "index")
 
     index: int  # From 0, the largest first.
     eigenvalue: float
@@ -102,12 +71,8 @@ class SpanValue(Place):
     kept: bool  # Whether the span's step goes along it.
 
 
-@dataclasses.dataclass(frozen=True)
-class Decrease(records.Cell):
+class Decrease(AtUpdate, file="anatomy_decrease"):
     """How far down one direction goes, by the quadratic model and in truth."""
-
-    FILE: ClassVar = "anatomy_decrease.csv"
-    KEY: ClassVar = (*PLACE, "algorithm")
 
     # `algorithm` is one that is measured, or "span" for the best step in their span.
     coefficient: float  # Of its unit direction in the span's step; nan for the span itself.
@@ -118,12 +83,8 @@ class Decrease(records.Cell):
     best_decrease: float  # loss − least loss found along it.
 
 
-@dataclasses.dataclass(frozen=True)
-class Parts(records.Cell):
+class Parts(AtUpdate, file="anatomy_gauss_newton"):
     """vᵀHv = vᵀGv + residual."""
-
-    FILE: ClassVar = "anatomy_gauss_newton.csv"
-    KEY: ClassVar = (*PLACE, "algorithm")
 
     sharpness: float
     sharpness_se: float  # Over micro-batches of the test subset, as the two below.
@@ -133,27 +94,12 @@ class Parts(records.Cell):
     residual_se: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Ritz(Place):
-    """One Ritz value of one Lanczos run."""
-
-    FILE: ClassVar = "anatomy_spectrum.csv"
-    KEY: ClassVar = (*PLACE, "probe", "index")
-
-    probe: int  # From 0.
-    index: int  # From 0, ascending.
-    eigenvalue: float
-    weight: float  # In the density; a probe's sum to 1.
-    residual: float  # An eigenvalue of H lies within it.
-    parameters: int
+class Ritz(RitzValue, file="anatomy_spectrum"):
+    """One Ritz value of one Lanczos run on the Hessian."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Clipped(Place):
+class Clipped(AtPoint, key=("quantity", "scope", "fraction"), file="anatomy_fractions"):
     """A direction with a fraction of its coordinates clipped."""
-
-    FILE: ClassVar = "anatomy_fractions.csv"
-    KEY: ClassVar = (*PLACE, "quantity", "scope", "fraction")
 
     quantity: str  # "momentum" (SGD's) or "gradient" (of the training batch).
     scope: str  # "global" or "tensor".
@@ -171,44 +117,3 @@ TABLES = (
     *explanation_rows.TABLES,
 )
 BIN = 0.25
-
-
-def points(directory: Path | str) -> dict[tuple, dict[type, list]]:
-    """The points with any record, in the order of the paper's columns, and their rows by table."""
-    found: dict[tuple, dict[type, list]] = {}
-    for table in TABLES:
-        for row in records.read(directory, table):
-            place = tuple(getattr(row, k) for k in PLACE)
-            found.setdefault(place, {t: [] for t in TABLES})[table].append(row)
-    order = list(paper.TABLE)
-    rank = lambda p: (order.index(p[:2]) if p[:2] in order else len(order), *p)  # noqa: E731
-    return {place: found[place] for place in sorted(found, key=rank)}
-
-
-def by_algorithm(rows: list) -> dict[str, list]:
-    """The rows of each algorithm, in the tables' order."""
-    names = algorithms.in_order(r.algorithm for r in rows)
-    return {a: [r for r in rows if r.algorithm == a] for a in names}
-
-
-def in_order(rows: list) -> list:
-    """A row an algorithm, in the tables' order; the span, which is none, last."""
-    names = algorithms.in_order(r.algorithm for r in rows)
-    return sorted(rows, key=lambda r: (is_span(r), names.index(r.algorithm)))
-
-
-def is_span(row: Any) -> bool:
-    """Whether a row is of the best step in all directions' span, not of an algorithm."""
-    return row.algorithm == "span"
-
-
-def as_spectrum(rows: list) -> Spectrum:
-    """Recorded Ritz values, of one matrix, as the library's spectrum."""
-    probes = max(r.probe for r in rows) + 1
-    steps = max(r.index for r in rows) + 1
-    values, weights, residuals = np.zeros((3, probes, steps))
-    for r in rows:
-        values[r.probe, r.index] = r.eigenvalue
-        weights[r.probe, r.index] = r.weight
-        residuals[r.probe, r.index] = r.residual
-    return Spectrum(values, weights, residuals, rows[0].parameters)

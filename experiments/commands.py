@@ -266,12 +266,12 @@ def _study(
 def _report(directory: Path, watch: Watch) -> None:
     from rich.console import Console
 
-    from experiments.report import page
+    from experiments.report.page import write_report
+    from experiments.report.recorded import Run
 
     try:
         with watch.doing(f"report of {directory}"):
-            path = page.write_report(directory)
+            path = write_report(Run(directory), Console())
     except ValueError as error:  # Nothing to report.
         raise RefusedError(str(error)) from error
-    page.print_tables(directory, Console())
     watch.say(f"report: {path}")

@@ -1,33 +1,16 @@
-"""The rows of what later work explains Adam's lead by, measured at an anatomy's point."""
+"""The tables of what later work explains Adam's lead by, measured at an anatomy's point."""
 
-import dataclasses
-from typing import ClassVar
-
-from experiments.records import PLACE, Cell, Place
+from experiments.rows import AtPoint, AtUpdate, RitzValue
 
 
-@dataclasses.dataclass(frozen=True)
-class Preconditioned(Place):
+class Preconditioned(RitzValue, file="anatomy_preconditioned"):
     """One Ritz value of P^(−½)HP^(−½), P = √v̂ + ε of Adam once it has seen the batch's gradient."""
 
-    FILE: ClassVar = "anatomy_preconditioned.csv"
-    KEY: ClassVar = (*PLACE, "probe", "index")
-
-    probe: int  # From 0.
-    index: int  # From 0, ascending.
-    eigenvalue: float  # H of the test subset.
-    weight: float  # In the density; a probe's sum to 1.
-    residual: float  # An eigenvalue lies within it.
-    parameters: int
     edge: float  # (2 + 2β₁)/((1 − β₁)η) at Adam's rate; nan where another optimizer trains.
 
 
-@dataclasses.dataclass(frozen=True)
-class FrequencyPart(Cell):
+class FrequencyPart(AtUpdate, key=("part",), file="anatomy_frequency"):
     """What the targets of one bin of token frequency contribute to slope and sharpness."""
-
-    FILE: ClassVar = "anatomy_frequency.csv"
-    KEY: ClassVar = (*PLACE, "algorithm", "part")
 
     part: int  # From 0, the most frequent tokens.
     ranks: str  # Of its tokens in the training text, from 1: "2–10".
@@ -38,12 +21,8 @@ class FrequencyPart(Cell):
     sharpness_se: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Noise(Place):
+class Noise(AtPoint, file="anatomy_noise"):
     """The noise of the test subset's gradient, Σ the covariance of one example's."""
-
-    FILE: ClassVar = "anatomy_noise.csv"
-    KEY: ClassVar = PLACE
 
     trace: float  # trΣ, nats² per squared unit of distance.
     trace_se: float  # Jackknife over micro-batches, as the others.
@@ -53,23 +32,15 @@ class Noise(Place):
     noise_scale_se: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Signal(Cell):
+class Signal(AtUpdate, file="anatomy_signal"):
     """How far one direction's slope stands above the noise of one example's."""
-
-    FILE: ClassVar = "anatomy_signal.csv"
-    KEY: ClassVar = (*PLACE, "algorithm")
 
     signal_to_noise: float  # Gᵀu/√(uᵀΣu); negative is downhill.
     signal_to_noise_se: float  # Jackknife over micro-batches.
 
 
-@dataclasses.dataclass(frozen=True)
-class Diagonal(Place):
+class Diagonal(AtPoint, key=("tensor", "coordinate"), file="anatomy_exact_diagonal"):
     """One element of the Hessian's diagonal, exact, and the gradients there."""
-
-    FILE: ClassVar = "anatomy_exact_diagonal.csv"
-    KEY: ClassVar = (*PLACE, "tensor", "coordinate")
 
     tensor: str  # Its path.
     coordinate: int  # In the flattened tensor.
@@ -81,12 +52,8 @@ class Diagonal(Place):
     diagonal_se: float  # Over micro-batches of the test subset.
 
 
-@dataclasses.dataclass(frozen=True)
-class ExactCorrelation(Place):
+class ExactCorrelation(AtPoint, key=("gradient",), file="anatomy_exact_correlation"):
     """Spearman's correlation of |gᵢ| with |Hᵢᵢ| over all coordinates, without probes."""
-
-    FILE: ClassVar = "anatomy_exact_correlation.csv"
-    KEY: ClassVar = (*PLACE, "gradient")
 
     gradient: str  # "batch": the training batch's; "test": of the loss whose Hessian it is.
     correlation: float
@@ -95,35 +62,23 @@ class ExactCorrelation(Place):
     coordinates: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Eigenvector(Place):
+class Eigenvector(AtPoint, key=("index",), file="anatomy_eigenvectors"):
     """One of the Hessian's top eigenvectors, as Lanczos has it."""
-
-    FILE: ClassVar = "anatomy_eigenvectors.csv"
-    KEY: ClassVar = (*PLACE, "index")
 
     index: int  # From 0, the largest eigenvalue's.
     eigenvalue: float
     residual: float  # ‖Hx − θx‖.
 
 
-@dataclasses.dataclass(frozen=True)
-class Cosine(Cell):
+class Cosine(AtUpdate, key=("index",), file="anatomy_cosines"):
     """The share of one update in one eigenvector."""
-
-    FILE: ClassVar = "anatomy_cosines.csv"
-    KEY: ClassVar = (*PLACE, "algorithm", "index")
 
     index: int  # Of the eigenvector.
     squared_cosine: float  # (xᵀu)²/‖u‖².
 
 
-@dataclasses.dataclass(frozen=True)
-class Dominant(Cell):
+class Dominant(AtUpdate, file="anatomy_dominant"):
     """One direction with its part in the dominant subspace and without it, each at unit length."""
-
-    FILE: ClassVar = "anatomy_dominant.csv"
-    KEY: ClassVar = (*PLACE, "algorithm")
 
     eigenvectors: int  # That span the subspace.
     share: float  # Of ‖u‖² in it.
@@ -135,12 +90,8 @@ class Dominant(Cell):
     best_decrease_without: float
 
 
-@dataclasses.dataclass(frozen=True)
-class BlockRitz(Place):
+class BlockRitz(AtPoint, key=("layer", "kind", "probe", "index"), file="anatomy_block_spectra"):
     """One Ritz value of a diagonal block of the Hessian."""
-
-    FILE: ClassVar = "anatomy_block_spectra.csv"
-    KEY: ClassVar = (*PLACE, "layer", "kind", "probe", "index")
 
     layer: str  # "embeddings", "encoder 1", …
     kind: str  # "embedding", "q", …; see KINDS.
@@ -152,12 +103,10 @@ class BlockRitz(Place):
     parameters: int  # Of the block.
 
 
-@dataclasses.dataclass(frozen=True)
-class BlockDistance(Place):
+class BlockDistance(
+    AtPoint, key=("layer", "kind", "other_layer", "other_kind"), file="anatomy_block_distances"
+):
     """The Jensen-Shannon distance of two blocks' densities, 0 to 0.83."""
-
-    FILE: ClassVar = "anatomy_block_distances.csv"
-    KEY: ClassVar = (*PLACE, "layer", "kind", "other_layer", "other_kind")
 
     layer: str
     kind: str
@@ -166,12 +115,8 @@ class BlockDistance(Place):
     distance: float
 
 
-@dataclasses.dataclass(frozen=True)
-class BlockSummary(Place):
+class BlockSummary(AtPoint, file="anatomy_block_summary"):
     """The mean distance over all pairs of two blocks."""
-
-    FILE: ClassVar = "anatomy_block_summary.csv"
-    KEY: ClassVar = PLACE
 
     blocks: int
     distance: float

@@ -11,11 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments import config, paper, records
+from experiments import config, paper
 from experiments.report import claims
-from experiments.report.tables import SHORT, Run, Table, number
+from experiments.report.recorded import Run
+from experiments.report.table import Table, number
+from experiments.report.tables import SHORT
+from experiments.rows import Scales, Sharpness
 
-_MEASURED = (records.Sharpness, records.Scales)
+_MEASURED = (Sharpness, Scales)
 # What the arms may differ in: it changes no measurement, at most how many there are of an epoch.
 _FREE = ("preset", "warmup_steps", "epochs", "measured_epochs", "measured_batches")
 _FREE += ("landscape_points", "replicates", "tune", "tune_steps")
@@ -36,7 +39,7 @@ class Arm:
 
 def arms(directory: Path, main: Run | None) -> list[Arm]:
     """The arms in the folders of `directory`, and `main`'s part, by their warm-up steps."""
-    runs = [Run(path.parent) for path in sorted(directory.glob(f"*/{records.Sharpness.FILE}"))]
+    runs = [Run(path.parent) for path in sorted(directory.glob(f"*/{Sharpness.FILE}"))]
     if not runs:
         return []
     found = {run.config["warmup_steps"]: _arm(run, run) for run in runs}
@@ -91,7 +94,7 @@ def column_table(arms: list[Arm], column: tuple[str, str]) -> Table | None:
     """SGD's slope and sharpness and the ratios of the others, from each warm-up in each epoch."""
     rows = []
     for arm in arms:
-        mine = [r for r in arm.tables[records.Sharpness] if (r.task, r.trajectory) == column]
+        mine = [r for r in arm.tables[Sharpness] if (r.task, r.trajectory) == column]
         values = {
             name: claims.group(mine, ("epoch", "algorithm"), name)
             for name in ("loss", "slope", "sharpness", "ratio")
@@ -128,10 +131,10 @@ def scale_table(
     if not kinds:
         return None
 
-    def line(label: str, value: Callable[[dict[str, records.Scales]], float]):
+    def line(label: str, value: Callable[[dict[str, Scales]], float]):
         return label, *(number(value(point)) if point else "–" for point in points)
 
-    def of(kind: str, name: str) -> Callable[[dict[str, records.Scales]], float]:
+    def of(kind: str, name: str) -> Callable[[dict[str, Scales]], float]:
         return lambda point: getattr(point[kind], name) if kind in point else math.nan
 
     rows = [
@@ -152,10 +155,10 @@ def _arm(run: Run, like: Run) -> Arm:
     """A run as an arm; of another than `like` only what that one measures."""
     seed, epochs = like.config["seed"], {1, *like.config["measured_epochs"]}
     tables = {
-        table: [r for r in run.tables[table] if r.seed == seed and r.epoch in epochs]
+        table: [r for r in run[table] if r.seed == seed and r.epoch in epochs]
         for table in _MEASURED
     }
-    found = claims.evaluate(tables[records.Sharpness])
+    found = claims.evaluate(tables[Sharpness])
     return Arm(run.config["warmup_steps"], tables, [claim for claim in found if claim.is_ordering])
 
 
@@ -176,12 +179,12 @@ def _held(claim: claims.Claim) -> str:
 
 
 def _about(arms: list[Arm]) -> str:
-    rows = [r for arm in arms for r in arm.tables[records.Sharpness]]
+    rows = [r for arm in arms for r in arm.tables[Sharpness]]
     epochs = " and ".join(str(e) for e in sorted({r.epoch for r in rows}))
     seeds = ", ".join(str(s) for s in sorted({r.seed for r in rows}))
     counts: dict[int, list[str]] = {}  # Measured batches of an epoch -> the arms with so many.
     for arm in arms:
-        cells = {(r.task, r.trajectory, r.epoch, r.batch) for r in arm.tables[records.Sharpness]}
+        cells = {(r.task, r.trajectory, r.epoch, r.batch) for r in arm.tables[Sharpness]}
         most = max(collections.Counter(cell[:3] for cell in cells).values(), default=0)
         counts.setdefault(most, []).append(arm.name)
     batches = "; ".join(
@@ -190,16 +193,16 @@ def _about(arms: list[Arm]) -> str:
     return f"Epochs {epochs}, seed {seeds}; of each epoch {batches}."
 
 
-def _point(arm: Arm, task: str, trajectory: str | None, epoch: int) -> dict[str, records.Scales]:
+def _point(arm: Arm, task: str, trajectory: str | None, epoch: int) -> dict[str, Scales]:
     """Kind -> row; the start is the same on both trajectories."""
     rows = [
         r
-        for r in arm.tables[records.Scales]
+        for r in arm.tables[Scales]
         if r.task == task and r.epoch == epoch and trajectory in (None, r.trajectory)
     ]
     first = min(((r.trajectory, r.batch) for r in rows), default=None)
     return {r.kind: r for r in rows if (r.trajectory, r.batch) == first}
 
 
-def _gradient_norm(point: dict[str, records.Scales]) -> float:
+def _gradient_norm(point: dict[str, Scales]) -> float:
     return math.sqrt(math.fsum(r.parameters * r.gradient_rms**2 for r in point.values()))

@@ -21,14 +21,10 @@ from experiments.anatomy_rows import (
     Parts,
     Ritz,
     SpanValue,
-    as_spectrum,
-    by_algorithm,
-    in_order,
-    is_span,
 )
 from experiments.report import explanation_tables
 from experiments.report.figure_files import Drawn, write
-from experiments.report.figures import frame
+from experiments.report.recorded import as_spectrum, by_algorithm, frame, in_order, is_span, one
 from sharpjax import BlockSharpness, GaussNewton, SharpnessByRank, SpanStep, plot
 from sharpjax.models.tensor_places import KINDS
 
@@ -43,7 +39,7 @@ _LOOKS = {
 def draw(directory: Path | str, place: tuple, rows: dict[type, list]) -> dict[str, Drawn]:
     """Draws every figure that a point's records allow into DIR/figures; by the kind of figure."""
     end = "_".join(map(str, place[:2])) + f"_s{place[2]}_e{place[3]:02d}b{place[4]:03d}"
-    seven = paper.seven(r.algorithm for r in rows[Decrease] if not is_span(r))
+    seven = paper.seven(r.algorithm for r in rows[Decrease] if not is_span(r.algorithm))
     drawn = {}
     for table, kind, title, caption, make in _FIGURES:
         if rows[table]:
@@ -97,9 +93,9 @@ def density_figure(rows: dict[type, list]) -> Figure:
 def decrease_figure(rows: dict[type, list]) -> Figure:
     """Best decrease of each direction and of the best step in their span; its eigenvalues."""
     mine = sorted(rows[SpanValue], key=lambda r: r.index)
-    whole = next((r for r in rows[Decrease] if is_span(r)), None)
+    whole = one(rows[Decrease], algorithm="span")
     step = SpanStep(
-        coefficients=np.array([r.coefficient for r in rows[Decrease] if not is_span(r)]),
+        coefficients=np.array([r.coefficient for r in rows[Decrease] if not is_span(r.algorithm)]),
         norm=whole.model_step if whole else math.nan,
         predicted_decrease=whole.predicted_decrease if whole else math.nan,
         eigenvalues=np.array([r.eigenvalue for r in mine]),

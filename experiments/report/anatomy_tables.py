@@ -1,59 +1,12 @@
-"""The anatomy's part of the report: tables and figures from its records, point by point."""
+"""The tables of an anatomy, each of one point's rows."""
 
-import html
 import math
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
-from experiments import algorithms, paper
-from experiments.anatomy_rows import (
-    Block,
-    Clipped,
-    Correlation,
-    Decrease,
-    Lorenz,
-    Parts,
-    Ritz,
-    as_spectrum,
-    in_order,
-    is_span,
-    points,
-)
-from experiments.report import anatomy_figures, explanation_tables
-from experiments.report.figure_files import Drawn
-from experiments.report.tables import Table, number
-
-
-def sections(
-    directory: Path | str,
-    table: Callable[[Table], str],
-    figure: Callable[[Drawn], str],
-) -> Iterator[str]:
-    """HTML of the anatomy, nothing without records; `table` and `figure` are the report's.
-
-    Draws the figures into DIR/figures.
-    """
-    for place, here in points(directory).items():
-        mine = anatomy_figures.draw(directory, place, here)
-        title = f"{paper.column_name(place[:2])}, epoch {place[3]}, batch {place[4]}"
-        yield f"<h2>Anatomy of sharpness: {html.escape(title)}</h2>"
-        for made, names in (
-            (context(here), ("anatomy_lorenz", "anatomy_blocks", "anatomy_contributions")),
-            (conjecture(here), ("anatomy_density",)),
-            (None, ("anatomy_gauss_newton", "anatomy_spectrum")),
-            (span(here), ("anatomy_span",)),
-            (clipping(here), ("anatomy_fractions",)),
-            (
-                explanation_tables.point(here),
-                ("anatomy_preconditioned", "anatomy_exact_diagonal", "anatomy_block_spectra"),
-            ),
-            (explanation_tables.updates(here), ()),
-            (explanation_tables.tokens(here), ("anatomy_frequency",)),
-        ):
-            if made:
-                yield table(made)
-            yield from (figure(mine[name]) for name in names if name in mine)
+from experiments import paper
+from experiments.anatomy_rows import Block, Clipped, Correlation, Decrease, Lorenz, Parts, Ritz
+from experiments.report.recorded import as_spectrum, by_algorithm, in_order, is_span, one
+from experiments.report.table import Table, number, percent
+from sharpjax.plot import label
 
 
 def context(rows: dict[type, list]) -> Table | None:
@@ -64,9 +17,9 @@ def context(rows: dict[type, list]) -> Table | None:
     if rows[Ritz]:
         largest, residual = as_spectrum(rows[Ritz]).largest
     lines = []
-    for algorithm in algorithms.in_order(r.algorithm for r in rows[Parts]):
-        part = _one(rows[Parts], algorithm=algorithm)
-        top = _one(rows[Lorenz], algorithm=algorithm, fraction=0.05)
+    for algorithm in by_algorithm(rows[Parts]):
+        part = one(rows[Parts], algorithm=algorithm)
+        top = one(rows[Lorenz], algorithm=algorithm, fraction=0.05)
         blocks = [r for r in rows[Block] if r.algorithm == algorithm]
         own = [r for r in blocks if (r.layer, r.kind) == (r.other_layer, r.other_kind)]
         within = sum(r.sharpness for r in own) / part.sharpness if blocks else math.nan
@@ -74,11 +27,11 @@ def context(rows: dict[type, list]) -> Table | None:
             number(part.sharpness),
             number(part.sharpness_se),
             number(part.sharpness / largest),
-            _percent(part.gauss_newton / part.sharpness),
-            _percent(top.share if top else math.nan),
-            _percent(within),
+            percent(part.gauss_newton / part.sharpness),
+            percent(top.share if top else math.nan),
+            percent(within),
         )
-        lines.append((algorithms.label(algorithm), *values))
+        lines.append((label(algorithm), *values))
     header = (
         *("", "sharpness", "± standard error", "of λ max", "Gauss–Newton"),
         *("in the top 5 % of the gradient", "within blocks"),
@@ -96,7 +49,7 @@ def conjecture(rows: dict[type, list]) -> Table | None:
     lines, verdicts = [], []
     for gradient, name in names.items():
         for scope in ("overall", "within tensors"):
-            r = _one(rows[Correlation], gradient=gradient, scope=scope)
+            r = one(rows[Correlation], gradient=gradient, scope=scope)
             if r is None:
                 continue
             cells = (
@@ -104,7 +57,7 @@ def conjecture(rows: dict[type, list]) -> Table | None:
                 f"{r.correlation:.3f} [{r.low:.3f}, {r.high:.3f}]",
                 f"{r.control:.3f}",
                 f"{r.reliability:.2f}",
-                _percent(r.resolved),
+                percent(r.resolved),
             )
             lines.append((f"{name}, {scope}", *(cell.replace("-", "−") for cell in cells)))
             low, high = r.unbiased_low, r.unbiased_high
@@ -134,9 +87,9 @@ def span(rows: dict[type, list]) -> Table | None:
         return None
     lines = []
     for r in in_order(rows[Decrease]):
-        label = "best step in the span" if is_span(r) else algorithms.label(r.algorithm)
+        name = "best step in the span" if is_span(r.algorithm) else label(r.algorithm)
         values = (r.best_decrease, r.best_step, r.predicted_decrease, r.model_decrease)
-        lines.append((label, *map(number, values)))
+        lines.append((name, *map(number, values)))
     header = ("", "best decrease", "its distance", "model’s promise", "loss at the model’s step")
     caption = (
         "Decreases of the test loss in nats. The span’s step is chosen with the test loss’s own "
@@ -154,7 +107,7 @@ def clipping(rows: dict[type, list]) -> Table | None:
             if not curve:
                 continue
             best = max(curve, key=lambda r: r.best_decrease)
-            five, none = _one(curve, fraction=0.05), _one(curve, fraction=0.0)
+            five, none = one(curve, fraction=0.05), one(curve, fraction=0.0)
             at = lambda r: number(r.best_decrease) if r else "–"  # noqa: E731
             cells = (f"{100 * best.fraction:g} %", at(best), at(five), at(none))
             lines.append((f"{quantity}, {words}", *cells))
@@ -168,9 +121,9 @@ def clipping(rows: dict[type, list]) -> Table | None:
 def summary(places: dict[tuple, dict[type, list]]) -> Table | None:
     """What the paper's three claims rest on: a point a column, cells of the tables above."""
     lines = []
-    for label, (make, row, column) in _SUMMARY.items():
+    for said, (make, row, column) in _SUMMARY.items():
         made = [make(rows) for rows in places.values()]
-        lines.append((label, *(_cell(table, row, column) for table in made)))
+        lines.append((said, *(_cell(table, row, column) for table in made)))
     names = (f"{paper.column_name(p[:2])}, epoch {p[3]}, batch {p[4]}" for p in places)
     caption = (
         "Shares are of vᵀHv along each algorithm’s direction; the correlation is Spearman’s of the "
@@ -182,14 +135,14 @@ def summary(places: dict[tuple, dict[type, list]]) -> Table | None:
 
 _SUMMARY = {
     **{
-        f"{label}: {what}": (context, label, column)
+        f"{name}: {what}": (context, name, column)
         for what, column in (
             ("sharpness as a fraction of λ max", "of λ max"),
             ("share in the top 5 % of the gradient", "in the top 5 % of the gradient"),
             ("share within blocks", "within blocks"),
             ("Gauss–Newton share", "Gauss–Newton"),
         )
-        for label in ("SGD", "SGD, clipped", "Adam")
+        for name in ("SGD", "SGD, clipped", "Adam")
     },
     **{
         f"rank correlation, {scope}": (
@@ -213,11 +166,3 @@ _SUMMARY = {
 def _cell(table: Table | None, row: str, column: str) -> str:
     lines = [line for line in table.rows if line[0] == row] if table else []
     return lines[0][table.header.index(column)] if lines else "–"
-
-
-def _one(rows: list, **where: Any) -> Any:
-    return next((r for r in rows if all(getattr(r, k) == v for k, v in where.items())), None)
-
-
-def _percent(share: float) -> str:
-    return "n/a" if math.isnan(share) else f"{100 * share:.1f} %".replace("-", "−")

@@ -9,12 +9,8 @@ import itertools
 import re
 from collections.abc import Callable
 
-from experiments.report.tables import Table
-
 _COMMENT = re.compile(r"<!--\s*(.*?)\s*-->", re.DOTALL)
 _LINE_START = re.compile(r"\s*(?:[-*>]|\d+\.)?\s*")
-_LONG, _LONG_NAME = 25, 56  # Letters from which a cell is words, and a name may break.
-_MARKS = {"held": "✓", "not held": "✗", "in part": "◐ in part"}
 
 
 def fill(text: str, write: Callable[[str, bool], str]) -> str:
@@ -73,43 +69,3 @@ def unmarked_numbers(text: str, allowed: tuple[str, ...] = ()) -> list[str]:
         text = re.sub(dropped, "", text)
     numbers = re.findall(r"(?<![\w.])\d+\.\d+(?:×10[⁻⁰¹²³⁴-⁹]+)?(?!\.\d)|\d×10[⁻⁰¹²³⁴-⁹]+", text)
     return [number for number in numbers if number not in allowed]
-
-
-def markdown(table: Table) -> str:
-    """A table with its title and caption; verdicts are ticks, and names stay on one line."""
-
-    def line(cells) -> str:
-        return f"| {' | '.join(text.replace('|', chr(92) + '|') for text in cells)} |"
-
-    def body(row) -> str:
-        name = row[0].replace(" ", "\u00a0") if len(row[0]) < _LONG_NAME else row[0]
-        return line((name, *(_MARKS.get(text, text) for text in row[1:])))
-
-    numbers = [all(len(row[i]) < _LONG for row in table.rows) for i in range(len(table.header))]
-    rule = "".join("---:|" if right else "---|" for right in numbers[1:])
-    lines = [line(table.header), f"|---|{rule}", *map(body, table.rows)]
-    parts = [f"**{table.title}**" * bool(table.title), "\n".join(lines), table.caption]
-    return "\n\n".join(filter(None, parts))
-
-
-def cell(table: Table, row: str, *columns: str) -> str:
-    """The text of one cell: of several columns of one name the first after the one named before.
-
-    Raises:
-      ValueError: there is no such row or column.
-    """
-    rows = {_plain(r[0]): r for r in table.rows}
-    if row not in rows:
-        raise ValueError(f"{table.title}: no row {row!r}; there are {', '.join(map(repr, rows))}")
-    header, at = [_plain(name) for name in table.header], 0
-    for column in columns:
-        if column not in header[at + 1 :]:
-            raise ValueError(
-                f"{table.title}: no column {column!r}; there are {', '.join(map(repr, header[1:]))}"
-            )
-        at = header.index(column, at + 1)
-    return rows[row][at]
-
-
-def _plain(text: str) -> str:
-    return text.replace("\u00a0", " ")

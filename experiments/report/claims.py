@@ -9,10 +9,11 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-from experiments import algorithms, paper, records
+from experiments import paper
+from experiments.rows import Convergence, Landscape, Sharpness
+from sharpjax.plot import label
 
 _PAIRS = {
     "sgd": "SGD",
@@ -78,15 +79,14 @@ def group(rows: Iterable[Any], columns: tuple[str, ...], value: str) -> dict[tup
     return {key: summarize(values) for key, values in groups.items()}
 
 
-def best_decreases(rows: Iterable[records.Landscape]) -> dict[tuple, float]:
-    """Loss at step 0 minus the least loss seen; keyed by `records.Sharpness.KEY`.
+def best_decreases(rows: Iterable[Landscape]) -> dict[tuple, float]:
+    """Loss at step 0 minus the least loss seen; keyed by `Sharpness.KEY`.
 
     Losses that are not finite are no minimum. A direction without its step 0 is left out.
     """
     curves: dict[tuple, dict[float, float]] = {}
     for row in rows:
-        key = tuple(getattr(row, name) for name in records.Sharpness.KEY)
-        curves.setdefault(key, {})[row.step] = row.loss
+        curves.setdefault(row.key[:-1], {})[row.step] = row.loss
     return {
         key: curve[0.0] - min(filter(math.isfinite, curve.values()), default=math.nan)
         for key, curve in curves.items()
@@ -94,13 +94,13 @@ def best_decreases(rows: Iterable[records.Landscape]) -> dict[tuple, float]:
     }
 
 
-def final_losses(rows: Iterable[records.Convergence]) -> dict[tuple, float]:
+def final_losses(rows: Iterable[Convergence]) -> dict[tuple, float]:
     """Mean training loss over the last epoch, keyed by (task, seed, algorithm).
 
     A diverged run counts as infinite. A run that has not come as far as the longest of its task
     and seed is still on its way and left out.
     """
-    runs: dict[tuple, list[records.Convergence]] = {}
+    runs: dict[tuple, list[Convergence]] = {}
     for row in rows:
         runs.setdefault((row.task, row.seed, row.algorithm), []).append(row)
     end: dict[tuple, int] = {}
@@ -117,8 +117,8 @@ def final_losses(rows: Iterable[records.Convergence]) -> dict[tuple, float]:
     return losses
 
 
-def evaluate(source: Path | str | Iterable[Any]) -> list[Claim]:
-    """All the claims, of a run's directory or of rows of any tables.
+def evaluate(rows: Iterable[Any]) -> list[Claim]:
+    """All the claims, of rows of any tables.
 
     In a cell (task, trajectory, epoch) a quantity is its mean over the measured batches and
     seeds: the ratio as recorded, sharpness/|SGD's sharpness| at the same point; the slope gᵀv;
@@ -126,14 +126,7 @@ def evaluate(source: Path | str | Iterable[Any]) -> list[Claim]:
     negative sharpness is below every positive one; the detail's note says where that happened.
     A number that is not a number holds nothing. A tie does not hold.
     """
-    if isinstance(source, str | Path):
-        source = [
-            row
-            for table in (records.Sharpness, records.Landscape, records.Convergence)
-            for row in records.read(source, table)
-        ]
-    rows = list(source)
-    cells = _cells(rows)
+    cells = _cells(list(rows))
     return [_evaluate(claim, cells[claim.quantity]) for claim in CLAIMS]
 
 
@@ -181,10 +174,10 @@ def _others(algorithm: str) -> tuple[str, ...]:
 
 def _pairs(name: str, statement: str, quantity: str, wording: str, clip_is: str) -> list[_Ordering]:
     claims = []
-    for plain, label in _PAIRS.items():
+    for plain, words in _PAIRS.items():
         clipped, unclipped = (f"{plain}_clip",), (plain,)
         low, high = (clipped, unclipped) if clip_is == "low" else (unclipped, clipped)
-        said = statement.format(label)
+        said = statement.format(words)
         claims.append(_Ordering(f"{name}_{plain}", said, quantity, low, high, wording))
     return claims
 
@@ -255,13 +248,13 @@ CLAIMS: tuple[_Ordering, ...] = (
 def _cells(rows: list) -> dict[str, dict[tuple, dict[str, Summary]]]:
     """The claims' numbers: quantity -> cell -> algorithm -> summary."""
     by = ("task", "trajectory", "epoch", "algorithm")
-    sharpness = [row for row in rows if isinstance(row, records.Sharpness)]
+    sharpness = [row for row in rows if isinstance(row, Sharpness)]
     decreases: dict[tuple, list[float]] = {}
-    for key, value in best_decreases(r for r in rows if isinstance(r, records.Landscape)).items():
+    for key, value in best_decreases(r for r in rows if isinstance(r, Landscape)).items():
         task, trajectory, _, epoch, _, algorithm = key
         decreases.setdefault((task, trajectory, epoch, algorithm), []).append(value)
     finals: dict[tuple, list[float]] = {}
-    for key, value in final_losses(r for r in rows if isinstance(r, records.Convergence)).items():
+    for key, value in final_losses(r for r in rows if isinstance(r, Convergence)).items():
         finals.setdefault((key[0], key[2]), []).append(value)
     flat = {
         "ratio": group(sharpness, by, "ratio"),
@@ -317,11 +310,11 @@ def _paper_order(item: tuple[tuple, Any]) -> tuple:
 def _note(quantity: str, summaries: dict[str, Summary]) -> str:
     notes = []
     for algorithm, summary in summaries.items():
-        label = algorithms.label(algorithm)
+        said = label(algorithm)
         if quantity == "final_loss" and summary.mean == math.inf:
-            notes.append(f"{label} diverged")
+            notes.append(f"{said} diverged")
         elif not math.isfinite(summary.mean):
-            notes.append(f"{label}: not a finite number")
+            notes.append(f"{said}: not a finite number")
         if quantity == "ratio" and summary.negative:
-            notes.append(f"{label}: negative at {summary.negative} of {summary.count} batches")
+            notes.append(f"{said}: negative at {summary.negative} of {summary.count} batches")
     return "; ".join(notes)

@@ -17,10 +17,13 @@ from experiments.report import (
     blocks,
     claims,
     explanation_tables,
-    page,
+    facts,
+    table,
     tables,
 )
-from experiments.report.tables import Run, Table, number
+from experiments.report.recorded import At, Run
+from experiments.report.table import Table, number, plus_minus
+from experiments.rows import Sharpness, Tuning
 
 _NOT_RUN = "not run yet"
 _BLOCK_NOT_RUN = "*Not run yet.*"
@@ -44,10 +47,10 @@ class Sources:
     def arms(self) -> list[ablation.Arm]:
         return ablation.arms(self.ablation, self.main)
 
-    @functools.cached_property
-    def places(self) -> dict[tuple, dict[type, list]]:
+    @property
+    def points(self) -> dict[tuple, At]:
         """The points whose anatomy is recorded, each with its rows."""
-        return anatomy_rows.points(self.directory)
+        return self.main.points if self.main else {}
 
 
 def write(paths: Sequence[Path], main: Path, ablation: Path) -> list[bool]:
@@ -67,7 +70,7 @@ def write(paths: Sequence[Path], main: Path, ablation: Path) -> list[bool]:
     """
     if not any(main.glob("*.csv")):
         raise ValueError(f"{main}: no records; is this the directory of a run?")
-    if not any(ablation.glob(f"*/{records.Sharpness.FILE}")):
+    if not any(ablation.glob(f"*/{Sharpness.FILE}")):
         raise ValueError(f"{ablation}: no folder in it holds records; is this the ablation's?")
     filled = []
     for path in paths:
@@ -109,11 +112,11 @@ def _block(words: str, inline: bool, sources: Sources) -> str:
         if made is None:
             return _NOT_RUN if inline else _BLOCK_NOT_RUN
         if path:
-            made = blocks.cell(made, *path)
+            made = table.cell(made, *path)
     except (TypeError, KeyError, ValueError) as error:
         raise ValueError(f"<!-- {words} -->: {error}") from error
     if isinstance(made, Table):
-        made = blocks.markdown(made)
+        made = table.markdown(made)
     if inline and "\n" in made:
         raise ValueError(f"<!-- {words} -->: a table must open a line of its own")
     return made
@@ -160,7 +163,7 @@ def _needs_arms(make: Callable) -> Callable:
 
 def _run(sources: Sources) -> Table:
     hidden = ("Wall time", "Peak memory")  # These are the costs.
-    rows = [fact for fact in page.facts(sources.main) if fact[0] not in hidden]
+    rows = [fact for fact in facts.facts(sources.main) if fact[0] not in hidden]
     return Table("", ("", "recorded"), rows)
 
 
@@ -193,14 +196,14 @@ def _needs_control(make: Callable) -> Callable:
 
 
 def _tuning(sources: Sources, task: str) -> Table | None:
-    tried = any(row.task == task for row in sources.main.tables[records.Tuning])
+    tried = any(row.task == task for row in sources.main[Tuning])
     return tables.tuning_table(sources.main, task) if tried else None
 
 
 def _summary(sources: Sources) -> Table | None:
     """A column of Tables 3 to 6 a row: the orderings, and three ratios beside the paper's."""
     run, shown = sources.main, ("sgd_clip", "adam", "adafactor_clip")
-    means, rows, epochs = run.by_cell("ratio"), [], set()
+    means, rows, epochs = claims.group(run[Sharpness], tables.CELL, "ratio"), [], set()
     for column in run.columns():
         epoch = run.epochs(column)[-1]
         printed = paper.SHARPNESS_RATIO.get((*column, epoch), {})
@@ -208,7 +211,7 @@ def _summary(sources: Sources) -> Table | None:
         cells = [paper.column_name(column), _held(sources, *column) or "–"]
         for algorithm in shown:
             summary = means.get((*column, epoch, algorithm))
-            cells.append(tables.plus_minus(summary) if summary else "–")
+            cells.append(plus_minus(summary))
             cells.append(number(printed[algorithm]) if algorithm in printed else "–")
         rows.append(tuple(cells))
     names = [name for a in shown for name in (paper.ALGORITHMS[a], "paper")]
@@ -225,7 +228,7 @@ def _summary(sources: Sources) -> Table | None:
 def _costs(sources: Sources) -> Table | None:
     """Wall time of every stage of the main run, and of each arm of the ablation."""
     runs = [("study", sources.main)] if sources.main else []
-    folders = [path.parent for path in sources.ablation.glob(f"*/{records.Sharpness.FILE}")]
+    folders = [path.parent for path in sources.ablation.glob(f"*/{Sharpness.FILE}")]
     arms = sorted(map(Run, folders), key=lambda run: run.config["warmup_steps"])
     runs += [(f"ablation, {run.config['warmup_steps']:,} steps", run) for run in arms]
     return _cost_table(runs) if runs else None
@@ -237,10 +240,10 @@ def _cost_table(runs: list[tuple[str, Run]]) -> Table:
     for name, run in runs:
         walls = run.provenance.get("wall_seconds", {})
         for stage, seconds in walls.items() if run is runs[0][1] else ():
-            rows.append((f"{name}: {stage}", page.duration(seconds), ""))
+            rows.append((f"{name}: {stage}", facts.duration(seconds), ""))
         memory = run.provenance.get("peak_memory_mib")
         shown = f"{memory / 1024:.1f} GiB" if memory else "not recorded"
-        rows.append((f"{name}, together", page.duration(sum(walls.values())), shown))
+        rows.append((f"{name}, together", facts.duration(sum(walls.values())), shown))
         machines[run.provenance.get("device", "unknown")] = None
     caption = f"Machine: {'; '.join(machines)}. Wall time is of every attempt together."
     return Table("", ("", "wall time", "peak memory"), rows, caption)
@@ -259,7 +262,7 @@ def _figures(sources: Sources, prefix: str) -> str | None:
 def _anatomy_part(make: Callable) -> Callable:
     def block(sources: Sources, task: str, trajectory: str) -> Table | None:
         column = _column(task, trajectory)
-        here = (rows for place, rows in sources.places.items() if place[:2] == column)
+        here = (rows for place, rows in sources.points.items() if place[:2] == column)
         return make(next(here, {t: [] for t in anatomy_rows.TABLES}))
 
     return block
@@ -308,7 +311,7 @@ BLOCKS: dict[str, Callable] = {
             arms, task, trajectory, int(epoch)
         )
     ),
-    "anatomy": lambda sources: anatomy_tables.summary(sources.places),
+    "anatomy": lambda sources: anatomy_tables.summary(sources.points),
     "anatomy-context": _anatomy_part(anatomy_tables.context),
     "anatomy-correlation": _anatomy_part(anatomy_tables.conjecture),
     "anatomy-span": _anatomy_part(anatomy_tables.span),

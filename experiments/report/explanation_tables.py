@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -20,8 +19,10 @@ from experiments.explanation_rows import (
     Preconditioned,
     Signal,
 )
-from experiments.report.tables import Table, number
-from sharpjax import BlockSpectra, PartStats, Spectrum, plot
+from experiments.report.recorded import as_spectrum, by_algorithm
+from experiments.report.table import Table, number, percent, with_error
+from sharpjax import BlockSpectra, PartStats, plot
+from sharpjax.plot import label
 
 
 def updates(rows: dict[type, list]) -> Table | None:
@@ -39,10 +40,9 @@ def updates(rows: dict[type, list]) -> Table | None:
             cells[0] = f"{number(-ratio)} ± {number(error)}"
         if name in whole:
             r = whole[name]
-            share = "n/a" if math.isnan(r.share) else f"{100 * r.share:.1f} %"
             values = r.sharpness, r.sharpness_without, r.best_decrease, r.best_decrease_without
-            cells[1:] = [share, *map(number, values)]
-        lines.append((algorithms.label(name), *cells))
+            cells[1:] = [percent(r.share), *map(number, values)]
+        lines.append((label(name), *cells))
     header = (
         *("", "signal to noise", "in the dominant subspace", "sharpness", "without that part"),
         *("best decrease", "without that part"),
@@ -67,17 +67,17 @@ def tokens(rows: dict[type, list]) -> Table | None:
         return None
     bins = {r.part: r for r in parts}
     lines = []
-    for name in algorithms.in_order(r.algorithm for r in parts):
-        mine = {r.part: r for r in parts if r.algorithm == name}
+    for name, its in by_algorithm(parts).items():
+        mine = {r.part: r for r in its}
         slope = sum(r.slope for r in mine.values())
         sharpness = sum(r.sharpness for r in mine.values())
         cells = (
-            f"{_percent(mine[p].slope, slope)} / {_percent(mine[p].sharpness, sharpness)}"
+            f"{_share(mine[p].slope, slope)} / {_share(mine[p].sharpness, sharpness)}"
             for p in sorted(bins)
         )
-        lines.append((algorithms.label(name), *cells))
+        lines.append((label(name), *cells))
     header = ("", *(f"ranks {bins[p].ranks}" for p in sorted(bins)))
-    shares = ", ".join(_percent(bins[p].tokens, 1) for p in sorted(bins))
+    shares = ", ".join(_share(bins[p].tokens, 1) for p in sorted(bins))
     caption = (
         "Per cent of the slope / of the sharpness, of the targets by how frequent their token is "
         f"in the training text; rank 1 is the most frequent. The bins hold {shares} of its tokens."
@@ -90,14 +90,14 @@ def point(rows: dict[type, list]) -> Table | None:
     lines: list[tuple[str, ...]] = []
     if rows[Preconditioned]:
         top = max(rows[Preconditioned], key=lambda r: r.eigenvalue)
-        lines.append(("preconditioned sharpness, Adam’s", _with(top.eigenvalue, top.residual)))
+        lines.append(("preconditioned sharpness, Adam’s", with_error(top.eigenvalue, top.residual)))
         if math.isfinite(top.edge):
             lines.append(("the edge of Adam’s stability", number(top.edge)))
-            lines.append(("of the edge", _percent(top.eigenvalue, top.edge)))
+            lines.append(("of the edge", _share(top.eigenvalue, top.edge)))
     for r in rows[Noise]:
-        lines.append(("noise trΣ", _with(r.trace, r.trace_se)))
-        lines.append(("‖G‖²", _with(r.squared_norm, r.squared_norm_se)))
-        lines.append(("noise scale, examples", _with(r.noise_scale, r.noise_scale_se)))
+        lines.append(("noise trΣ", with_error(r.trace, r.trace_se)))
+        lines.append(("‖G‖²", with_error(r.squared_norm, r.squared_norm_se)))
+        lines.append(("noise scale, examples", with_error(r.noise_scale, r.noise_scale_se)))
     names = {"batch": "training batch’s", "test": "test loss’s"}
     for r in sorted(rows[ExactCorrelation], key=lambda r: r.gradient):
         low, high = r.low, r.high
@@ -105,7 +105,7 @@ def point(rows: dict[type, list]) -> Table | None:
         said = f"{r.correlation:.3f} [{low:.3f}, {high:.3f}], {held}".replace("-", "−")
         lines.append((f"ρ of |gᵢ| with |Hᵢᵢ|, exact, {names[r.gradient]} gradient", said))
     for r in rows[BlockSummary]:
-        said = _with(r.distance, r.distance_se)
+        said = with_error(r.distance, r.distance_se)
         lines.append((f"mean distance of {r.blocks} blocks’ spectra, 0 to 0.83", said))
     if not lines:
         return None
@@ -118,13 +118,8 @@ def point(rows: dict[type, list]) -> Table | None:
     return Table("What else decides an update, at this point", ("", "value"), lines, caption)
 
 
-def _with(value: float, error: float) -> str:
-    return number(value) + (f" ± {number(error)}" if math.isfinite(error) else "")
-
-
-def _percent(value: float, whole: float) -> str:
-    share = value / whole if whole else math.nan
-    return "n/a" if not math.isfinite(share) else f"{100 * share:.0f} %".replace("-", "−")
+def _share(value: float, whole: float) -> str:
+    return percent(value / whole if whole else math.nan, 0)
 
 
 def frequency_figure(rows: dict[type, list]) -> Figure:
@@ -132,18 +127,15 @@ def frequency_figure(rows: dict[type, list]) -> Figure:
     parts = sorted(rows[FrequencyPart], key=lambda r: r.part)
     fields = ("slope", "slope_se", "sharpness", "sharpness_se")
     found = {
-        name: PartStats(
-            **{f: np.array([getattr(r, f) for r in parts if r.algorithm == name]) for f in fields}
-        )
-        for name in algorithms.in_order(r.algorithm for r in parts)
+        name: PartStats(**{f: np.array([getattr(r, f) for r in its]) for f in fields})
+        for name, its in by_algorithm(parts).items()
     }
     return plot.parts(found, list(dict.fromkeys(r.ranks for r in parts)))
 
 
 def preconditioned_figure(rows: dict[type, list]) -> Figure:
     """The density of the preconditioned Hessian's eigenvalues."""
-    table = rows[Preconditioned]
-    return plot.spectrum(Spectrum(*_ritz(table), table[0].parameters))
+    return plot.spectrum(as_spectrum(rows[Preconditioned]))
 
 
 def diagonal_figure(rows: dict[type, list]) -> Figure:
@@ -164,25 +156,18 @@ def diagonal_figure(rows: dict[type, list]) -> Figure:
 def block_figure(rows: dict[type, list]) -> Figure:
     """The density of each block's eigenvalues, a row of shades each."""
     sizes = {(r.layer, r.kind): r.parameters for r in rows[BlockRitz]}
-    at = {label: i for i, label in enumerate(sizes)}
-    each = [[r for r in rows[BlockRitz] if (r.layer, r.kind) == label] for label in sizes]
-    table = [np.stack(x) for x in zip(*map(_ritz, each), strict=True)]
+    at = {block: i for i, block in enumerate(sizes)}
+    each = [
+        as_spectrum([r for r in rows[BlockRitz] if (r.layer, r.kind) == block]) for block in sizes
+    ]
+    fields = ("eigenvalues", "weights", "residuals")
+    table = [np.stack([getattr(found, field) for found in each]) for field in fields]
     distances = np.zeros((len(at), len(at)))
     for r in rows[BlockDistance]:
         distances[at[r.layer, r.kind], at[r.other_layer, r.other_kind]] = r.distance
     (summary,) = rows[BlockSummary]
     mean = np.asarray(summary.distance), np.asarray(summary.distance_se)
     return plot.spectrum(BlockSpectra(tuple(at), tuple(sizes.values()), *table, distances, *mean))
-
-
-def _ritz(rows: list[Any]) -> list[np.ndarray]:
-    """[probes, steps] eigenvalues, weights and residuals."""
-    shape = max(r.probe for r in rows) + 1, max(r.index for r in rows) + 1
-    made = [np.zeros(shape) for _ in range(3)]
-    for r in rows:
-        for table, field in zip(made, ("eigenvalue", "weight", "residual"), strict=True):
-            table[r.probe, r.index] = getattr(r, field)
-    return made
 
 
 # As `anatomy_figures` has them: the table that must have rows, the kind, title, caption, maker.

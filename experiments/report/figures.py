@@ -1,38 +1,30 @@
 """The paper's figures: what a run recorded, handed to `sharpjax.plot`, with titles and captions."""
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any
 
 import pandas
 from matplotlib.figure import Figure
 
-from experiments import algorithms, paper, records
+from experiments import algorithms, paper
 from experiments.report.figure_files import Drawn, write
+from experiments.report.recorded import Run
+from experiments.rows import AtPoint, Convergence, Histogram, Landscape, Sharpness
 from sharpjax import plot
 
-COLUMN = ["task", "trajectory"]
-POINT = [*COLUMN, "seed", "epoch", "batch"]
+POINT = list(AtPoint.KEY)
+COLUMN = POINT[:2]
 
 
-def draw_all(directory: Path | str) -> list[Drawn]:
-    """Draws every figure that the records of `directory` allow, in the report's order."""
-    sharpness, landscape, histogram, convergence = (
-        frame(records.read(directory, table), table)
-        for table in (
-            records.Sharpness,
-            records.Landscape,
-            records.Histogram,
-            records.Convergence,
-        )
-    )
+def draw_all(run: Run) -> list[Drawn]:
+    """Draws every figure that a run's records allow into its folder, in the report's order."""
+    tables = (Sharpness, Landscape, Histogram, Convergence)
+    sharpness, landscape, histogram, convergence = map(run.frame, tables)
     style = plot.Style(algorithms.in_order([*sharpness["algorithm"], *convergence["algorithm"]]))
     drawn = []
 
     def save(name: str, title: str, caption: str, draw: Callable[[], Figure]) -> None:
-        drawn.append(Drawn(name, title, caption, *write(directory, name, draw)))
+        drawn.append(Drawn(name, title, caption, *write(run.directory, name, draw)))
 
     if len(sharpness):
         columns = in_order_of_paper(sharpness)
@@ -130,18 +122,9 @@ def convergence_figure(rows: pandas.DataFrame, style: plot.Style | None = None) 
     return plot.convergence(lost, x="epoch", smooth=1, style=style)
 
 
-def frame(rows: list[Any], table: type) -> pandas.DataFrame:
-    """Records as a DataFrame, the paper's algorithms in its order and the others in theirs."""
-    made = pandas.DataFrame(map(vars, rows), columns=[f.name for f in dataclasses.fields(table)])
-    if "algorithm" not in made.columns:
-        return made
-    rank = {name: i for i, name in enumerate(algorithms.in_order(made["algorithm"]))}
-    return made.sort_values("algorithm", key=lambda names: names.map(rank), kind="stable")
-
-
 def in_order_of_paper(rows: pandas.DataFrame) -> list[tuple[str, str]]:
     """The (task, trajectory) columns that occur, in the order of Tables 3 to 6."""
-    return paper.columns(rows[COLUMN].drop_duplicates().itertuples())
+    return paper.ordered(rows[COLUMN].itertuples(index=False, name=None))
 
 
 def of_column(rows: pandas.DataFrame, column: tuple[str, str]) -> pandas.DataFrame:

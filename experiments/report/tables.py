@@ -1,11 +1,16 @@
-"""The tables of a report, made of a run's records, and the numbers in them."""
+"""The tables of a report on the two experiments, made of a run's records."""
 
-import dataclasses
 import math
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from statistics import median
+from typing import Any
 
-from experiments import algorithms, anatomy_rows, paper, records
+from experiments import paper
 from experiments.report import claims
+from experiments.report.recorded import Run
+from experiments.report.table import Table, number, percent, plus_minus
+from experiments.rows import Convergence, Precision, Search, Sharpness, Tuning
+from sharpjax.plot import label
 
 SHORT = {  # The seven orderings, where a column or a list of them has no room.
     "sgd_sharpest": "SGD sharpest",
@@ -16,120 +21,44 @@ SHORT = {  # The seven orderings, where a column or a list of them has no room.
     "adam_below_clipped_normalized_sgd": "Adam < clipped normalized SGD",
     "clipped_adafactor_flattest": "clipped Adafactor lowest",
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A table before it is HTML: its first column holds names, the others numbers or words."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-    caption: str = ""
-
-
-class Run:
-    """Everything that a run has written down so far."""
-
-    def __init__(self, directory: Path):
-        self.directory = directory
-        self.tables = {table: records.read(directory, table) for table in records.TABLES}
-        self.rows = [row for rows in self.tables.values() for row in rows]
-        anatomy = any((directory / t.FILE).exists() for t in anatomy_rows.TABLES)
-        if not self.rows and not anatomy:
-            raise ValueError(f"{directory}: no records to report; has a run been made here?")
-        self.config = records.read_json(directory / "config.json")
-        self.provenance = records.read_json(directory / "provenance.json")
-        # What the configuration compares, and with what a trajectory measures besides.
-        self.algorithms = algorithms.in_order(self.config.get("algorithms", paper.ALGORITHMS))
-        measured = (row.algorithm for row in self.tables[records.Sharpness])
-        self.measured = algorithms.in_order([*self.algorithms, *measured])
-
-    def columns(self) -> list[tuple[str, str]]:
-        return paper.columns(self.tables[records.Sharpness])
-
-    def epochs(self, column: tuple[str, str]) -> list[int]:
-        rows = self.tables[records.Sharpness]
-        return sorted({r.epoch for r in rows if (r.task, r.trajectory) == column})
-
-    def by_cell(self, value: str) -> dict[tuple, claims.Summary]:
-        """(task, trajectory, epoch, algorithm) -> summary of a column of sharpness.csv."""
-        rows = self.tables[records.Sharpness]
-        return claims.group(rows, ("task", "trajectory", "epoch", "algorithm"), value)
-
-    def convergence_tasks(self) -> list[str]:
-        present = {row.task for row in self.tables[records.Convergence]}
-        return [task for task in paper.TASKS if task in present]
-
-
-def number(value: float, digits: int = 3) -> str:
-    """A number as the report prints it: 0.0123, 4.5×10⁻⁶, n/a."""
-    if math.isnan(value):
-        return "n/a"
-    if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    if value == 0:
-        return "0"
-    if 1e-3 <= abs(value) < 1e4:
-        decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-        return f"{value:.{decimals}f}".replace("-", "−")
-    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-    return f"{mantissa}×10{_superscript(int(exponent))}".replace("-", "−")
-
-
-def plus_minus(summary: claims.Summary) -> str:
-    """Mean ± standard deviation in one common power of ten; without the latter if there is none."""
-    mean, sd = summary.mean, summary.sd
-    if math.isnan(sd) or not math.isfinite(mean) or mean == 0:
-        return number(mean)
-    if 1e-3 <= abs(mean) < 1e4:
-        decimals = max(0, 2 - math.floor(math.log10(abs(mean))))
-        return f"{mean:.{decimals}f} ± {sd:.{decimals}f}".replace("-", "−")
-    exponent = math.floor(math.log10(abs(mean)))
-    text = f"({mean / 10**exponent:.2f} ± {sd / 10**exponent:.2f})×10{_superscript(exponent)}"
-    return text.replace("-", "−")
-
-
-def _superscript(exponent: int) -> str:
-    return str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+CELL = ("task", "trajectory", "epoch", "algorithm")
 
 
 def ratio_table(run: Run, column: tuple[str, str]) -> Table:
-    epochs, ours = run.epochs(column), run.by_cell("ratio")
+    """A column of Tables 3 to 6 beside the paper's."""
+    epochs, ours = run.epochs(column), claims.group(run.of(column), CELL, "ratio")
     errors, where = _float64_errors(run, column)
     rows = []
     for algorithm in run.measured:
-        row = [algorithms.label(algorithm)]
+        row = [label(algorithm)]
         for epoch in epochs:
-            summary = ours.get((*column, epoch, algorithm))
-            printed = paper.SHARPNESS_RATIO.get((*column, epoch), {}).get(algorithm, math.nan)
-            row += [plus_minus(summary) if summary else "–"]
-            row += ["–" if math.isnan(printed) else number(printed)]
+            printed = paper.SHARPNESS_RATIO.get((*column, epoch), {}).get(algorithm)
+            row.append(plus_minus(ours.get((*column, epoch, algorithm))))
+            row.append("–" if printed is None else number(printed))
         rows.append((*row, number(errors[algorithm], 2) if algorithm in errors else "–"))
     header = [name for epoch in epochs for name in (f"epoch {epoch}", "paper")]
-    counts = {s.count for (*cell, _, _), s in ours.items() if tuple(cell) == column}
-    seeds = {r.seed for r in run.tables[records.Sharpness] if (r.task, r.trajectory) == column}
+    counts = {summary.count for summary in ours.values()}
+    seeds = {r.seed for r in run.of(column)}
     measured = " to ".join(str(n) for n in sorted({min(counts), max(counts)}))
     caption = (
         f"Mean ± standard deviation of sharpness/|SGD’s| over the {measured} measured batches "
         f"of each epoch ({len(seeds)} seed{'s' * (len(seeds) > 1)}). {where}"
     )
-    label = f"Table {paper.TABLE[column]}: " if column in paper.TABLE else ""
-    title = f"{label}{paper.column_name(column)}"
+    numbered = f"Table {paper.TABLE[column]}: " if column in paper.TABLE else ""
+    title = f"{numbered}{paper.column_name(column)}"
     return Table(title, ("", *header, "float64 error"), rows, caption)
 
 
 def short_ratio_table(run: Run, column: tuple[str, str]) -> Table:
-    epochs, ours = run.epochs(column), run.by_cell("ratio")
-    rows = []
-    for algorithm in run.measured:
-        row = [algorithms.label(algorithm)]
-        for epoch in epochs:
-            summary = ours.get((*column, epoch, algorithm))
-            printed = paper.SHARPNESS_RATIO.get((*column, epoch), {}).get(algorithm)
-            pair = (summary.mean if summary else None, printed)
-            row.append(" / ".join(map(_short, pair)))
-        rows.append(tuple(row))
+    """The same for a terminal."""
+    epochs, ours = run.epochs(column), claims.group(run.of(column), CELL, "ratio")
+
+    def pair(*cell: Any) -> str:
+        printed = paper.SHARPNESS_RATIO.get(cell[:3], {}).get(cell[3])
+        summary = ours.get(cell)
+        return f"{_short(summary and summary.mean)} / {_short(printed)}"
+
+    rows = [(label(a), *(pair(*column, e, a) for e in epochs)) for a in run.measured]
     full = ratio_table(run, column)
     return Table(full.title, ("ours / paper", *(f"epoch {e}" for e in epochs)), rows)
 
@@ -140,11 +69,10 @@ def _short(value: float | None) -> str:
 
 def _float64_errors(run: Run, column: tuple[str, str]) -> tuple[dict[str, float], str]:
     """Algorithm -> largest relative error, and where it was measured: here, else anywhere."""
-    rows = run.tables[records.Precision]
-    here = [r for r in rows if (r.task, r.trajectory) == column] or rows
+    here = run.of(column, Precision) or run[Precision]
     if not here:
         return {}, "No comparison with float64 is recorded."
-    points = sorted({(r.task, r.trajectory, r.seed, r.epoch, r.batch) for r in here})
+    points = sorted({r.key[:5] for r in here})
     task, trajectory, _, epoch, batch = points[0]
     where = f"{paper.column_name((task, trajectory))}, epoch {epoch}, batch {batch}"
     others = len(points) - 1
@@ -155,55 +83,121 @@ def _float64_errors(run: Run, column: tuple[str, str]) -> tuple[dict[str, float]
     return errors, f"float64 error: |sharpness − float64’s|/|float64’s|, measured at {where}{more}."
 
 
-def sharpness_table(run: Run) -> Table:
+def _by_column(
+    run: Run, title: str, caption: str, cell: Callable[[list[Any]], str], table: type = Sharpness
+) -> Table:
+    """A row an algorithm, a column of Tables 3 to 6 a column, of a cell's recorded rows."""
+    groups: dict[tuple, list[Any]] = {}
+    for r in run[table]:
+        groups.setdefault((r.task, r.trajectory, r.algorithm), []).append(r)
     columns = run.columns()
-    rows_of = run.tables[records.Sharpness]
-    ours = claims.group(rows_of, ("task", "trajectory", "algorithm"), "sharpness")
     rows = [
-        (
-            algorithms.label(a),
-            *(plus_minus(ours[*c, a]) if (*c, a) in ours else "–" for c in columns),
-            number(paper.MEAN_SHARPNESS[a]) if a in paper.MEAN_SHARPNESS else "–",
-        )
+        (label(a), *(cell(groups[*c, a]) if (*c, a) in groups else "–" for c in columns))
         for a in run.measured
     ]
-    header = ("", *map(paper.column_name, columns), "paper, translation, one epoch")
+    return Table(title, ("", *map(paper.column_name, columns)), rows, caption)
+
+
+def sharpness_table(run: Run) -> Table:
+    """Mean sharpness itself, beside Figure 2's."""
     caption = (
         "vᵀHv for the unit direction v, in nats per squared unit of distance; mean ± standard "
         "deviation over all measured batches, epochs and seeds. The paper’s numbers belong to its "
         "own model."
     )
-    return Table("Mean sharpness, not as a ratio (Figure 2)", header, rows, caption)
+    title = "Mean sharpness, not as a ratio (Figure 2)"
+    mean = lambda rows: plus_minus(claims.summarize(r.sharpness for r in rows))  # noqa: E731
+    made = _by_column(run, title, caption, mean)
+    printed = (paper.MEAN_SHARPNESS.get(a) for a in run.measured)
+    rows = [
+        (*row, "–" if value is None else number(value))
+        for row, value in zip(made.rows, printed, strict=True)
+    ]
+    return Table(title, (*made.header, "paper, translation, one epoch"), rows, caption)
 
 
 def share_table(run: Run) -> Table:
-    columns = run.columns()
-    by = ("task", "trajectory", "algorithm")
-    ours = claims.group(run.tables[records.Sharpness], by, "top_share")
-    rows = [
-        (
-            algorithms.label(a),
-            *(_percent(ours[*c, a].mean) if (*c, a) in ours else "–" for c in columns),
-        )
-        for a in run.measured
-    ]
-    share = run.config.get("clip_fraction")
-    top = f"largest {100 * share:g} %" if isinstance(share, int | float) else "largest few per cent"
+    """How much of each update lies in its top coordinates."""
     caption = (
-        f"Share of ‖update‖² that lies in the {top} of its coordinates, mean over measured batches."
+        f"Share of ‖update‖² that lies in the {_top(run)} of its coordinates, mean over measured "
+        "batches."
     )
-    title = "How concentrated each update is"
-    return Table(title, ("", *map(paper.column_name, columns)), rows, caption)
+    mean = lambda rows: percent(claims.summarize(r.top_share for r in rows).mean)  # noqa: E731
+    return _by_column(run, "How concentrated each update is", caption, mean)
+
+
+def critical_table(run: Run) -> Table | None:
+    """How far the loss goes along each direction before it is back, and how far training goes."""
+    if not run[Search] or not run.columns():
+        return None
+    newton = {r.key: r.newton_step for r in run[Sharpness]}
+    caption = (
+        "The critical step, where the test loss is back at its start, over the Newton step, the "
+        "quadratic’s minimum: 2 on a quadratic. Medians over the landscapes; n/a where none is "
+        "known, or the loss is concave. Below: the trajectory’s own update as it is applied, in "
+        "the same unit, uᵀHu/(−gᵀu), over all measured batches."
+    )
+    made = _by_column(
+        run,
+        "How far each direction stays below the start",
+        caption,
+        lambda rows: _middle(r.critical_step / newton.get(r.key, math.nan) for r in rows),
+        Search,
+    )
+    rows = [tuple("n/a" if text == "–" else text for text in row) for row in made.rows]
+    applied = ["as training goes"]
+    for task, trajectory in run.columns():
+        rate = run.config.get(f"{trajectory}_learning_rate", math.nan)
+        own = (r for r in run.of((task, trajectory)) if r.algorithm == trajectory)
+        applied.append(_middle(rate * r.step_ratio for r in own))
+    return Table(made.title, made.header, [*rows, tuple(applied)], caption)
+
+
+def overlap_table(run: Run) -> Table | None:
+    """How many of each update's top coordinates are among SGD's, and among Adam's."""
+    fields = ("overlap_sgd", "overlap_adam")
+    if all(math.isnan(getattr(r, f)) for r in run[Sharpness] for f in fields):
+        return None
+    caption = (
+        f"Of each update’s {_top(run)} coordinates, those that are also among SGD’s / among "
+        "Adam’s, mean over measured batches; chance would give that fraction."
+    )
+
+    def cell(rows: list[Any]) -> str:
+        means = [_mean(getattr(r, f) for r in rows) for f in fields]
+        return "–" if all(map(math.isnan, means)) else " / ".join(map(percent, means))
+
+    return _by_column(run, "How alike the updates’ top coordinates are", caption, cell)
+
+
+def _top(run: Run) -> str:
+    share = run.config.get("clip_fraction")
+    known = isinstance(share, int | float)
+    return f"largest {100 * share:g} %" if known else "largest few per cent"
+
+
+def _known(values: Iterable[float]) -> list[float]:
+    return [v for v in values if not math.isnan(v)]
+
+
+def _middle(values: Iterable[float]) -> str:
+    known = _known(values)
+    return number(median(known)) if known else "n/a"
+
+
+def _mean(values: Iterable[float]) -> float:
+    known = _known(values)
+    return sum(known) / len(known) if known else math.nan
 
 
 def rate_table(run: Run) -> Table:
     used: dict[tuple, set] = {}
-    for row in run.tables[records.Convergence]:
+    for row in run[Convergence]:
         used.setdefault((row.task, row.algorithm), set()).add(row.learning_rate)
     tasks = run.convergence_tasks()
     rows = []
     for algorithm in run.algorithms:
-        row = [algorithms.label(algorithm)]
+        row = [label(algorithm)]
         for task in tasks:
             row.append(", ".join(map(_rate_text, sorted(used.get((task, algorithm), {"–"})))))
             row.append(_rate_text(paper.LEARNING_RATES.get(task, {}).get(algorithm, "–")))
@@ -215,7 +209,7 @@ def rate_table(run: Run) -> Table:
 
 def final_table(run: Run) -> Table:
     losses: dict[tuple, list[float]] = {}
-    for (task, _, algorithm), loss in claims.final_losses(run.tables[records.Convergence]).items():
+    for (task, _, algorithm), loss in claims.final_losses(run[Convergence]).items():
         losses.setdefault((task, algorithm), []).append(loss)
     tasks = run.convergence_tasks()
 
@@ -228,8 +222,8 @@ def final_table(run: Run) -> Table:
             return "diverged" if diverged == len(values) == 1 else f"{diverged} diverged"
         return plus_minus(claims.summarize(values))
 
-    rows = [(algorithms.label(a), *(cell(t, a) for t in tasks)) for a in run.algorithms]
-    epochs = max(row.epoch for row in run.tables[records.Convergence])
+    rows = [(label(a), *(cell(t, a) for t in tasks)) for a in run.algorithms]
+    epochs = max(row.epoch for row in run[Convergence])
     caption = f"Mean over the last epoch recorded ({epochs})."
     if any("–" in row for row in rows):
         caption += " –: this run is still on its way."
@@ -238,20 +232,20 @@ def final_table(run: Run) -> Table:
 
 
 def tuning_table(run: Run, task: str) -> Table:
-    tried = [row for row in run.tables[records.Tuning] if row.task == task]
+    tried = [row for row in run[Tuning] if row.task == task]
     rates = sorted({r.learning_rate for r in tried}, key=_rate)
     rows = []
     for algorithm in run.algorithms:
         mine = {r.learning_rate: r for r in tried if r.algorithm == algorithm}
         if mine:
-            rows.append((algorithms.label(algorithm), *(_tried(mine.get(rate)) for rate in rates)))
+            rows.append((label(algorithm), *(_tried(mine.get(rate)) for rate in rates)))
     steps = " or ".join(str(n) for n in sorted({r.steps for r in tried}))
     header = ("", *map(_rate_text, rates))
     caption = f"Mean training loss over the last fifth of {steps} steps. ◀: chosen."
     return Table(f"The search for learning rates: {paper.TASKS[task]}", header, rows, caption)
 
 
-def _tried(row: records.Tuning | None) -> str:
+def _tried(row: Tuning | None) -> str:
     if row is None:
         return "–"
     loss = "diverged" if row.diverged else number(row.loss)
@@ -331,11 +325,7 @@ def _compared(values: dict[str, float], low: str, high: str, word: str) -> str:
     """Two algorithms with their numbers, of as many digits as tell these apart."""
     pair = values[low], values[high]
     digits = next((d for d in range(3, 8) if number(pair[0], d) != number(pair[1], d)), 3)
-    return word.join(f"{algorithms.label(a)} ({number(values[a], digits)})" for a in (low, high))
-
-
-def _percent(share: float) -> str:
-    return "n/a" if math.isnan(share) else f"{100 * share:.1f} %"
+    return word.join(f"{label(a)} ({number(values[a], digits)})" for a in (low, high))
 
 
 def verdict(found: list[claims.Claim], run: Run) -> str:

@@ -11,6 +11,7 @@ from experiments.algorithms import RELATIVE, AlgorithmError
 from experiments.config import Config
 from experiments.data.tasks import Task
 from experiments.errors import DamagedError
+from experiments.rows import Convergence, Tuning
 from experiments.run import processes, training
 from experiments.run.devices import Layout
 from experiments.run.progress import Watch
@@ -72,7 +73,7 @@ def tune(
     longer does. The search of an algorithm is recorded when it is complete.
     """
     chosen = {}
-    recorded = processes.from_first(lambda: records.read(directory, records.Tuning))
+    recorded = processes.from_first(lambda: records.read(directory, Tuning))
     for algorithm, rate in rates(config, task.name).items():
         rows = [
             row
@@ -89,7 +90,7 @@ def tune(
     return chosen
 
 
-def _search(config, task, start, algorithm, base, watch, layout) -> list[records.Tuning]:
+def _search(config, task, start, algorithm, base, watch, layout) -> list[Tuning]:
     trials: dict[int, float] = {}  # Grid index -> loss.
 
     def loss_at(i: int) -> float:
@@ -132,8 +133,8 @@ def _grid_rate(base: float, i: int) -> str:
     return repr(float(f"{base * GRID**i:.3g}"))
 
 
-def _tuning_row(config, task, algorithm, rate, loss, chosen) -> records.Tuning:
-    return records.Tuning(
+def _tuning_row(config, task, algorithm, rate, loss, chosen) -> Tuning:
+    return Tuning(
         task=task.name,
         seed=task.seed,
         algorithm=algorithm,
@@ -149,7 +150,7 @@ def _converge(directory, config, task, start, algorithm, rate, watch, layout) ->
     steps = config.epochs * config.batches_per_epoch
     own = [
         row
-        for row in processes.from_first(lambda: records.read(directory, records.Convergence))
+        for row in processes.from_first(lambda: records.read(directory, Convergence))
         if (row.task, row.seed, row.algorithm) == (task.name, task.seed, algorithm)
     ]
     if [row.step for row in own] != list(range(1, len(own) + 1)):
@@ -160,12 +161,12 @@ def _converge(directory, config, task, start, algorithm, rate, watch, layout) ->
     passed = processes.from_first(lambda: training.latest_step(checkpoints))
     if passed > len(own):
         raise _lost(directory, algorithm, f"{len(own)} steps, the checkpoint is of step {passed}")
-    pending: list[records.Convergence] = []
+    pending: list[Convergence] = []
 
     def observe(step: training.Step) -> bool:
         diverged = not math.isfinite(step.loss)
         pending.append(
-            records.Convergence(
+            Convergence(
                 task=task.name,
                 seed=task.seed,
                 algorithm=algorithm,
@@ -201,7 +202,7 @@ def _converge(directory, config, task, start, algorithm, rate, watch, layout) ->
 
 
 def _lost(directory: Path, algorithm: str, what: str) -> DamagedError:
-    path = directory / records.Convergence.FILE
+    path = directory / Convergence.FILE
     return DamagedError(
         f"{path} has lost records of {algorithm} ({what}): put a whole copy of it back, or delete "
         f"it and {directory / 'checkpoints'}, and the same command makes them anew"

@@ -9,12 +9,12 @@ import math
 import jax
 import jax.numpy as jnp
 
-from experiments import records
+from experiments.rows import Scales
 from experiments.run import training
 from sharpjax.models.tensor_places import FAMILIES, family_of, place_of
 
 
-def measure(cell: tuple, step: training.Step) -> list[records.Scales]:
+def measure(cell: tuple, step: training.Step) -> list[Scales]:
     """One row for each kind that the model has, at the point before a step's update.
 
     Args:
@@ -38,7 +38,7 @@ def measure(cell: tuple, step: training.Step) -> list[records.Scales]:
             total[i] += value
     norm = math.fsum(gradient for _, _, gradient in sums.values())
     return [
-        records.Scales(
+        Scales(
             *cell,
             kind=kind,
             training_loss=step.loss,

@@ -15,6 +15,7 @@ from experiments import algorithms, records
 from experiments.config import Config
 from experiments.data.tasks import Task, rng
 from experiments.errors import DamagedError
+from experiments.rows import Histogram, Landscape, Precision, Scales, Search, Sharpness
 from experiments.run import processes, scales, training
 from experiments.run.devices import Layout
 from experiments.run.progress import Watch
@@ -28,11 +29,11 @@ PRECISION_MICRO_BATCHES = 1
 
 # What the progress calls the making of each table's rows.
 _DOING = {
-    records.Sharpness: "slope and sharpness",
-    records.Landscape: "landscapes",
-    records.Histogram: "histograms",
-    records.Scales: "scales",
-    records.Precision: "check in float64",
+    Sharpness: "slope and sharpness",
+    Landscape: "landscapes",
+    Histogram: "histograms",
+    Scales: "scales",
+    Precision: "check in float64",
 }
 
 
@@ -68,11 +69,11 @@ def run(
     full = {point for point, landscape in measured.items() if landscape}
     checked = {"none": set(), "first": {min(full)}, "all": set(measured)}[config.precision_check]
     wanted = {
-        records.Sharpness: set(measured),
-        records.Landscape: full,
-        records.Histogram: full,
-        records.Scales: full,
-        records.Precision: checked,
+        Sharpness: set(measured),
+        Landscape: full,
+        Histogram: full,
+        Scales: full,
+        Precision: checked,
     }
     missing = {
         table: points - _recorded(directory, table, (task.name, name, task.seed))
@@ -82,11 +83,11 @@ def run(
     number = lambda point: (point[0] - 1) * per_epoch + point[1]  # noqa: E731
     checkpoints = directory / "checkpoints" / f"sharpness-{task.name}-{name}-{task.seed}"
     passed = processes.from_first(lambda: training.latest_step(checkpoints))
-    lost = sorted(p for p in missing[records.Sharpness] if number(p) <= passed)
+    lost = sorted(p for p in missing[Sharpness] if number(p) <= passed)
     if lost:
         epoch, batch = lost[0]
         raise DamagedError(
-            f"{directory / records.Sharpness.FILE} has lost {len(lost)} points that were measured, "
+            f"{directory / Sharpness.FILE} has lost {len(lost)} points that were measured, "
             f"the first of them epoch {epoch}, batch {batch}: put a whole copy of it back, or "
             f"delete {checkpoints}, and the same command measures them again"
         )
@@ -101,11 +102,11 @@ def run(
         point = (step.number - 1) // per_epoch + 1, (step.number - 1) % per_epoch + 1
         cell = (task.name, name, task.seed, *point)
         makers = {
-            records.Sharpness: lambda: _sharpness_rows(cell, config, step, stats()),
-            records.Landscape: lambda: _landscape_rows(cell, config, task, step, stats(), test),
-            records.Histogram: lambda: _histogram_rows(cell, step),
-            records.Scales: lambda: scales.measure(cell, step),
-            records.Precision: lambda: _precision_rows(cell, task, config, layout, step),
+            Sharpness: lambda: _sharpness_rows(cell, config, step, stats()),
+            Landscape: lambda: _landscape_rows(cell, config, task, step, stats(), test),
+            Histogram: lambda: _histogram_rows(cell, step),
+            Scales: lambda: scales.measure(cell, step),
+            Precision: lambda: _precision_rows(cell, task, config, layout, step),
         }
 
         @functools.cache
@@ -116,14 +117,14 @@ def run(
 
         # Each is on disk before the next begins.
         for table, make in makers.items():
-            if point in missing[table] or (table is records.Scales and step.number == 1):
+            if point in missing[table] or (table is Scales and step.number == 1):
                 with watch.doing(_DOING[table]):
                     rows = make()
                 if processes.is_first():
                     records.append(directory, rows)
 
     def kind(point: tuple[int, int]) -> str:
-        names = {records.Landscape: "landscapes", records.Precision: "a check in float64"}
+        names = {Landscape: "landscapes", Precision: "a check in float64"}
         also = " and ".join(name for table, name in names.items() if point in missing[table])
         return f"measurement with {also}" if also else "measurement"
 
@@ -198,13 +199,13 @@ def dropout_key(config: Config, task: Task) -> jax.Array | None:
     return jax.random.key(seed) if config.dropout else None
 
 
-def _sharpness_rows(cell, config, step, stats) -> list[records.Sharpness]:
+def _sharpness_rows(cell, config, step, stats) -> list[Sharpness]:
     threshold = float(_threshold(step.grads, config.clip_fraction))
     shares = {k: float(top_share(u, config.clip_fraction)) for k, u in step.updates.items()}
     overlaps = _overlaps(step.updates, config.clip_fraction)
     reference = abs(float(stats["sgd"].sharpness))
     return [
-        records.Sharpness(
+        Sharpness(
             *cell,
             algorithm,
             loss=float(s.loss),
@@ -261,7 +262,7 @@ def _landscape_rows(cell, config, task, step, stats, test) -> list:
             points=config.landscape_points,
         )
         searches.append(
-            records.Search(
+            Search(
                 *cell,
                 algorithm,
                 best_step=float(search.best_step),
@@ -274,18 +275,18 @@ def _landscape_rows(cell, config, task, step, stats, test) -> list:
         critical = search.critical_step
         end = max(critical, search.best_step) if 0 < critical < float("inf") else float("inf")
         rows += [
-            records.Landscape(*cell, algorithm, step=float(s), loss=float(loss))
+            Landscape(*cell, algorithm, step=float(s), loss=float(loss))
             for s, loss in zip(search.steps, search.losses, strict=True)
             if s <= end
         ]
     return searches + rows
 
 
-def _histogram_rows(cell, step) -> list[records.Histogram]:
-    def rows(algorithm: str, quantity: str, tree: Any) -> list[records.Histogram]:
+def _histogram_rows(cell, step) -> list[Histogram]:
+    def rows(algorithm: str, quantity: str, tree: Any) -> list[Histogram]:
         bounds = np.concatenate([[-np.inf], EDGES, [np.inf]])
         return [
-            records.Histogram(
+            Histogram(
                 *cell,
                 algorithm,
                 quantity=quantity,
@@ -320,7 +321,7 @@ class _Gathered(Mapping):
         return len(self._updates)
 
 
-def _precision_rows(cell, task, config, layout, step) -> list[records.Precision]:
+def _precision_rows(cell, task, config, layout, step) -> list[Precision]:
     """The same point, directions and data in float64, one update at a time on the host."""
     found = measure_precision(
         task.loss_fn,
@@ -330,7 +331,7 @@ def _precision_rows(cell, task, config, layout, step) -> list[records.Precision]
         method=config.method,
         micro_batches=PRECISION_MICRO_BATCHES,
     )
-    return [records.Precision(*cell, name, **dataclasses.asdict(f)) for name, f in found.items()]
+    return [Precision(*cell, name, **dataclasses.asdict(f)) for name, f in found.items()]
 
 
 _threshold = jax.jit(sharpjax.top_fraction_threshold, static_argnums=1)

@@ -17,6 +17,7 @@ from experiments.__main__ import main
 from experiments.algorithms import AlgorithmError
 from experiments.report import claims, page
 from experiments.report.tables import Run, claim_table
+from experiments.rows import Sharpness
 from experiments.run import convergence, sharpness, training
 from experiments.run.training import gradient, mean_loss
 from sharpjax.plot.style import COLOURS, Style
@@ -207,7 +208,7 @@ def test_a_study_of_other_algorithms_from_the_command_line_to_the_report(tmp_pat
         assert main(["sharpness", *arguments]) == 0
     finally:
         jax.config.update("jax_compilation_cache_dir", None)
-    rows = {r.algorithm: r for r in records.read(tmp_path, records.Sharpness)}
+    rows = {r.algorithm: r for r in records.read(tmp_path, Sharpness)}
     assert rows.keys() == {"sgd", "lion", "muon", "sgd_clip_update"}
     assert abs(rows["sgd"].ratio) == 1 and rows["sgd_clip_update"].ratio != rows["sgd"].ratio
     assert rows["sgd_clip_update"].top_share < rows["sgd"].top_share

@@ -9,6 +9,16 @@ import pytest
 
 from experiments import paper, records
 from experiments.report import claims
+from experiments.rows import (
+    Convergence,
+    Histogram,
+    Landscape,
+    Precision,
+    Scales,
+    Search,
+    Sharpness,
+    Tuning,
+)
 
 SHARP = {"translation": 31.0, "mlm": 55.0}
 DECREASE = {  # What a quadratic with the paper's sharpness would let each direction gain, in nats.
@@ -43,7 +53,7 @@ def synthetic_rows(*, seeds=(0,), epochs=(2, 5, 10, 20), batches=5, columns=tupl
         yield from _convergence(task, noise)
         for rate, loss in (("1e-3", 4.1), ("1e-2", 3.2), ("1e-1", math.inf)):
             bad = not math.isfinite(loss)
-            yield records.Tuning(task, 0, "sgd", rate, 40, loss, bad, rate == "1e-2")
+            yield Tuning(task, 0, "sgd", rate, 40, loss, bad, rate == "1e-2")
 
 
 def _point(task, trajectory, seed, epoch, batch, noise):
@@ -58,22 +68,22 @@ def _point(task, trajectory, seed, epoch, batch, noise):
         slope = -math.sqrt(2 * sharpness * decrease)
         newton = -slope / sharpness
         share = 0.97 if algorithm == "sgd" else 0.4
-        yield records.Sharpness(
+        yield Sharpness(
             *cell, loss, slope, sharpness, sharpness / 20, ratio, 1.0, 1e-4, newton, decrease, share
         )
         if batch == 1:
             # 2t = t² + t³/4 at t = 1.46, and its least value at 0.86.
-            yield records.Search(*cell, 0.86 * newton, 0.94 * decrease, 1.46 * newton, "minimum")
+            yield Search(*cell, 0.86 * newton, 0.94 * decrease, 1.46 * newton, "minimum")
             for i in range(24):
                 t = 2.4 * i / 23
                 along = loss + decrease * (-2 * t + t**2 + 0.25 * t**3)
-                yield records.Landscape(*cell, newton * t, along)
+                yield Landscape(*cell, newton * t, along)
             yield from _histograms(cell, noise)
     for kind, rms, share in (("embedding", 0.9, 0.7), ("attention", 0.05, 0.3)):
         numbers = (loss, 1000, rms, 0.01 * share, share)
-        yield records.Scales(task, trajectory, seed, epoch, 1, kind, *numbers)
+        yield Scales(task, trajectory, seed, epoch, 1, kind, *numbers)
         if (epoch, batch) == (2, 1):
-            yield records.Precision(*cell, sharpness, sharpness * (1 + 3e-4), 3e-4)
+            yield Precision(*cell, sharpness, sharpness * (1 + 3e-4), 3e-4)
 
 
 def _histograms(cell, noise):
@@ -81,20 +91,18 @@ def _histograms(cell, noise):
     kinds = [("update", -3.0, 1.3 - 0.15 * list(paper.ALGORITHMS).index(algorithm))]
     kinds += [("momentum", -6.0, 1.3), ("gradient", -5.6, 1.3)] if algorithm == "sgd" else []
     for quantity, centre, spread in kinds:
-        yield records.Histogram(*cell, quantity, -math.inf, -12.0, 40_000)
+        yield Histogram(*cell, quantity, -math.inf, -12.0, 40_000)
         for lower in (x / 4 for x in range(-48, 4)):
             z = (lower - centre) / spread
-            yield records.Histogram(
-                *cell, quantity, lower, lower + 0.25, int(1e6 * math.exp(-z * z / 2))
-            )
-        yield records.Histogram(*cell, quantity, 1.0, math.inf, 0)
+            yield Histogram(*cell, quantity, lower, lower + 0.25, int(1e6 * math.exp(-z * z / 2)))
+        yield Histogram(*cell, quantity, 1.0, math.inf, 0)
 
 
 def _convergence(task, noise):
     for algorithm, rate in RATE_OF_CONVERGENCE.items():
         for step in range(1, 201):
             loss = 1.5 + 3 * math.exp(-rate * step / 10) + noise.gauss(0, 0.02)
-            yield records.Convergence(
+            yield Convergence(
                 task, 0, algorithm, paper.LEARNING_RATES[task][algorithm], step,
                 (step + 9) // 10, loss, False,
             )  # fmt: skip
@@ -121,7 +129,7 @@ def changed(rows, table, change, **where):
 
 def test_the_papers_own_tables_hold_all_112_orderings():
     rows = [
-        records.Sharpness(*cell[:2], 0, cell[2], 1, algorithm, 1.0, -1.0, ratio, math.nan, ratio,
+        Sharpness(*cell[:2], 0, cell[2], 1, algorithm, 1.0, -1.0, ratio, math.nan, ratio,
                           1.0, 1.0, 1.0, 1.0, 0.9)
         for cell, ratios in paper.SHARPNESS_RATIO.items()
         for algorithm, ratio in ratios.items()
@@ -153,7 +161,7 @@ def test_ratio_is_the_mean_of_ratios_not_the_ratio_of_means():
     for batch, scale, ratio in ((1, 1.0, 0.9), (2, 100.0, 0.3)):
         for algorithm, r in (("sgd", 1.0), ("sgd_clip", ratio)):
             rows.append(
-                records.Sharpness(*point, batch, algorithm, 1.0, -1.0, r * scale, math.nan, r,
+                Sharpness(*point, batch, algorithm, 1.0, -1.0, r * scale, math.nan, r,
                                   1.0, 1.0, 1.0, 1.0, 0.9)
             )  # fmt: skip
     claim = named(claims.evaluate(rows))["clipping_flattens_sgd"]
@@ -163,9 +171,7 @@ def test_ratio_is_the_mean_of_ratios_not_the_ratio_of_means():
 
 def test_one_broken_ordering_is_counted_once_where_it_broke(rows):
     where = {"task": "mlm", "trajectory": "adam", "epoch": 5}
-    broken = changed(
-        rows, records.Sharpness, lambda r: {"ratio": 1.2}, algorithm="sgd_clip", **where
-    )
+    broken = changed(rows, Sharpness, lambda r: {"ratio": 1.2}, algorithm="sgd_clip", **where)
     found = named(claims.evaluate(broken))
     assert claims.orderings(found.values()) == (110, 112)
     for name in ("sgd_sharpest", "clipping_flattens_sgd"):
@@ -175,7 +181,7 @@ def test_one_broken_ordering_is_counted_once_where_it_broke(rows):
 def test_negative_sharpness_is_compared_with_its_sign_and_noted(rows):
     negative = changed(
         rows,
-        records.Sharpness,
+        Sharpness,
         lambda r: {"ratio": -abs(r.ratio)},
         algorithm="sgd",
         task="mlm",
@@ -190,7 +196,7 @@ def test_negative_sharpness_is_compared_with_its_sign_and_noted(rows):
 
 def test_not_a_number_never_holds(rows):
     nan = changed(
-        rows, records.Sharpness, lambda r: {"ratio": math.nan, "slope": math.nan}, algorithm="adam"
+        rows, Sharpness, lambda r: {"ratio": math.nan, "slope": math.nan}, algorithm="adam"
     )
     found = named(claims.evaluate(nan))
     assert found["adam_below_clipped_sgd"].held == found["sgd_steepest"].held == 0
@@ -201,16 +207,16 @@ def test_not_a_number_never_holds(rows):
 def test_best_decrease_ignores_overflow_and_needs_its_start():
     at = ("mlm", "sgd", 0, 2, 1)
     rows = [
-        records.Landscape(*at, "sgd", step, loss)
+        Landscape(*at, "sgd", step, loss)
         for step, loss in ((0.0, 3.0), (1.0, 2.5), (2.0, math.nan), (3.0, math.inf))
     ]
-    rows.append(records.Landscape(*at, "adam", 1.0, 2.0))
+    rows.append(Landscape(*at, "adam", 1.0, 2.0))
     assert claims.best_decreases(rows) == {(*at, "sgd"): 0.5}
 
 
 def run_of(algorithm, losses, diverged=False, epoch_length=2):
     return [
-        records.Convergence("mlm", 0, algorithm, "1", i + 1, i // epoch_length + 1, loss,
+        Convergence("mlm", 0, algorithm, "1", i + 1, i // epoch_length + 1, loss,
                             diverged and i + 1 == len(losses))
         for i, loss in enumerate(losses)
     ]  # fmt: skip

@@ -13,6 +13,7 @@ import pytest
 from experiments import config, explanation_rows, records
 from experiments.__main__ import main
 from experiments.report import blocks, claims, documents
+from experiments.rows import Scales, Sharpness
 from tests.experiments.report.test_claims import changed, synthetic_rows
 from tests.experiments.report.test_page import PROVENANCE
 from tests.experiments.run.test_anatomy import PLACE
@@ -56,12 +57,12 @@ def sources(tmp_path_factory):
     (root / "small" / "figures").mkdir()
     (root / "small" / "figures" / "landscape_mlm_sgd_epoch02.png").write_bytes(b"")
     rows = list(synthetic_rows(epochs=(2, 5), batches=2))
-    rows = [r for r in rows if isinstance(r, records.Sharpness | records.Scales)]
+    rows = [r for r in rows if isinstance(r, Sharpness | Scales)]
     arm = dataclasses.replace(study, epochs=5, measured_epochs=(2, 5), replicates=1)
     sharp = changed(
-        rows, records.Sharpness, lambda r: {"ratio": 2.0}, algorithm="sgd_clip", epoch=5, task="mlm"
+        rows, Sharpness, lambda r: {"ratio": 2.0}, algorithm="sgd_clip", epoch=5, task="mlm"
     )
-    sharp += [dataclasses.replace(r, epoch=1) for r in rows if isinstance(r, records.Scales)]
+    sharp += [dataclasses.replace(r, epoch=1) for r in rows if isinstance(r, Scales)]
     _write(root / "ablation" / "warmup-0", sharp, dataclasses.replace(arm, warmup_steps=0))
     _write(root / "ablation" / "warmup-1000", rows, dataclasses.replace(arm, warmup_steps=1000))
     _write(root / "controls" / "rate", list(synthetic_rows(epochs=(2,), batches=1)), arm)
@@ -171,7 +172,7 @@ def test_a_bad_block_is_named(text, message, sources):
 
 def test_another_study_is_no_arm_of_the_ablation(sources, tmp_path):
     assert [arm.steps for arm in sources.arms] == [0, 500, 1000]
-    rows = [r for r in synthetic_rows(epochs=(2,), batches=1) if isinstance(r, records.Sharpness)]
+    rows = [r for r in synthetic_rows(epochs=(2,), batches=1) if isinstance(r, Sharpness)]
     _write(tmp_path / "main", rows, dataclasses.replace(config.PRESETS["small"], batch_size=128))
     other = documents.Sources(tmp_path / "main", sources.ablation, tmp_path)
     assert [arm.steps for arm in other.arms] == [0, 1000]

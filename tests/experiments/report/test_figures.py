@@ -8,6 +8,7 @@ import pytest
 
 from experiments import paper, records
 from experiments.report import figures
+from experiments.rows import Convergence, Landscape, Sharpness
 from sharpjax.plot.style import COLOURS
 from tests.experiments.report.test_claims import synthetic_rows
 
@@ -54,7 +55,7 @@ def test_what_the_paper_has_not_is_not_said_to_be_its(rows, tmp_path):
         said = one.title + one.caption
         assert "Table" not in said and "Figure" not in said and "paper’s" not in said
     assert "batches and seeds" in drawn[0].caption and "mean over seeds" in drawn[-1].caption
-    (legend,) = figures.ratio_figure(of(causal, records.Sharpness)).legends
+    (legend,) = figures.ratio_figure(of(causal, Sharpness)).legends
     assert "the paper’s value" not in [text.get_text() for text in legend.get_texts()]
 
 
@@ -78,7 +79,7 @@ def test_tables_are_numbered_as_in_the_paper(columns, said):
 
 
 def test_families_share_a_colour_and_clipped_ones_are_dashed(rows):
-    axes = figures.convergence_figure(of(rows, records.Convergence)).axes[0]
+    axes = figures.convergence_figure(of(rows, Convergence)).axes[0]
     assert len(axes.lines) == len(paper.ALGORITHMS)
     for line, algorithm in zip(axes.lines, paper.ALGORITHMS, strict=True):
         assert line.get_color() == COLOURS[algorithm.removesuffix("_clip")]
@@ -86,7 +87,7 @@ def test_families_share_a_colour_and_clipped_ones_are_dashed(rows):
 
 
 def test_diverged_run_ends_in_a_cross(rows):
-    losses = of(rows, records.Convergence)
+    losses = of(rows, Convergence)
     losses = losses[(losses["algorithm"] == "sgd") & (losses["step"] <= 50)].copy()
     losses.loc[losses["step"] == 50, ["loss", "diverged"]] = (math.inf, True)
     axes = figures.convergence_figure(losses).axes[0]
@@ -94,7 +95,7 @@ def test_diverged_run_ends_in_a_cross(rows):
 
 
 def test_landscapes_leave_adafactor_to_the_logarithmic_axis(rows):
-    landscape, points = of(rows, records.Landscape), of(rows, records.Sharpness)
+    landscape, points = of(rows, Landscape), of(rows, Sharpness)
     linear, logarithmic = figures.landscape_figure(landscape, points).axes
     colours = {line.get_color() for line in linear.lines}
     assert COLOURS["adafactor"] not in colours and COLOURS["adam"] in colours
@@ -104,7 +105,7 @@ def test_landscapes_leave_adafactor_to_the_logarithmic_axis(rows):
 
 
 def test_published_values_are_those_of_the_tables(rows):
-    printed = figures.published(of(rows, records.Sharpness))
+    printed = figures.published(of(rows, Sharpness))
     assert len(printed) == len(paper.ALGORITHMS)
     for row in printed.itertuples():
         assert row.ratio == paper.SHARPNESS_RATIO[row.task, row.trajectory, row.epoch][

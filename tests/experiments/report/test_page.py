@@ -9,6 +9,7 @@ from rich.console import Console
 
 from experiments import paper, records
 from experiments.report import claims, page
+from experiments.rows import TABLES, Convergence, Sharpness
 from tests.experiments.report.test_claims import synthetic_rows
 
 COLUMN = ("mlm", "sgd")
@@ -114,9 +115,9 @@ def test_the_same_records_make_the_same_page(rows, tmp_path):
 def test_what_did_not_hold_is_said(rows, tmp_path):
     broken = [
         dataclasses.replace(r, ratio=-0.5)
-        if isinstance(r, records.Sharpness) and r.algorithm == "sgd" else r
+        if isinstance(r, Sharpness) and r.algorithm == "sgd" else r
         for r in rows
-        if isinstance(r, records.Sharpness)
+        if isinstance(r, Sharpness)
     ]  # fmt: skip
     page = write(tmp_path, broken)
     assert "4 of 7 orderings of sharpness held (57 %)" in page
@@ -124,7 +125,7 @@ def test_what_did_not_hold_is_said(rows, tmp_path):
     assert "SGD: negative at 2 of 2 batches" in page
 
 
-@pytest.mark.parametrize("table", records.TABLES)
+@pytest.mark.parametrize("table", TABLES)
 def test_any_one_table_is_enough(rows, tmp_path, table):
     only = [r for r in rows if type(r) is table]
     records.append(tmp_path, only)
@@ -137,8 +138,8 @@ def test_any_one_table_is_enough(rows, tmp_path, table):
 def test_run_in_progress(rows, tmp_path):
     part = [
         r for r in rows
-        if (isinstance(r, records.Sharpness) and r.batch == 1)
-        or (isinstance(r, records.Convergence) and r.algorithm in ("sgd", "adam"))
+        if (isinstance(r, Sharpness) and r.batch == 1)
+        or (isinstance(r, Convergence) and r.algorithm in ("sgd", "adam"))
     ]  # fmt: skip
     page = write(tmp_path, part)
     assert "incomplete: Masked language modelling, SGD trajectory, 1 of 2 batches measured" in page
@@ -153,7 +154,7 @@ def test_no_records_is_one_clear_line(tmp_path):
 
 
 def test_terminal_tables(rows, tmp_path):
-    records.append(tmp_path, [r for r in rows if isinstance(r, records.Sharpness)])
+    records.append(tmp_path, [r for r in rows if isinstance(r, Sharpness)])
     console = Console(width=100)
     with console.capture() as captured:
         page.print_tables(tmp_path, console)

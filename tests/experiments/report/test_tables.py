@@ -6,6 +6,7 @@ import pytest
 
 from experiments import records
 from experiments.report import claims, step_tables, tables
+from experiments.rows import Convergence, Search, Sharpness
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,7 @@ def test_plus_minus(summary, text):
 )
 def test_what_did_not_hold_is_told_apart(sgd, clipped, text):
     rows = [
-        records.Convergence("mlm", 0, algorithm, "0.1", 1, 1, loss, False)
+        Convergence("mlm", 0, algorithm, "0.1", 1, 1, loss, False)
         for algorithm, loss in (("sgd", sgd), ("sgd_clip", clipped))
     ]
     (row,) = tables.remark_table(claims.evaluate(rows)).rows
@@ -62,7 +63,7 @@ def test_learning_rates_share_a_notation(tmp_path):
     rows = [("sgd", "0.01"), ("normalized_sgd", "5e-05"), ("adafactor", "relative")]
     records.append(
         tmp_path,
-        [records.Convergence("mlm", 0, a, rate, 1, 1, 4.0, False) for a, rate in rows],
+        [Convergence("mlm", 0, a, rate, 1, 1, 4.0, False) for a, rate in rows],
     )
     printed = {row[0]: row[1:] for row in tables.rate_table(tables.Run(tmp_path)).rows}
     assert printed["SGD"] == ("0.01", "0.01")
@@ -78,11 +79,9 @@ def test_steps_and_overlaps_are_summed_up(tmp_path):
             cell = ("mlm", "adam", 0, 1, batch, name)
             later = {"step_ratio": ratio, "overlap_sgd": 1.0 if name == "sgd" else overlap}
             made.append(
-                records.Sharpness(
-                    *cell, 1.0, -1.0, 2.0, 0.1, 1.0, 1.0, 0.1, 0.5, 0.25, 0.3, **later
-                )
+                Sharpness(*cell, 1.0, -1.0, 2.0, 0.1, 1.0, 1.0, 0.1, 0.5, 0.25, 0.3, **later)
             )
-    made.append(records.Search("mlm", "adam", 0, 1, 1, "sgd", 0.5, 0.25, 1.5, "minimum"))
+    made.append(Search("mlm", "adam", 0, 1, 1, "sgd", 0.5, 0.25, 1.5, "minimum"))
     records.append(tmp_path, made)
     records.write_json(tmp_path / "config.json", {"adam_learning_rate": 0.1})
     run = tables.Run(tmp_path)
@@ -96,6 +95,6 @@ def test_steps_and_overlaps_are_summed_up(tmp_path):
 def test_records_of_earlier_versions_have_no_such_tables(tmp_path):
     cell = ("mlm", "adam", 0, 1, 1, "sgd")
     numbers = (1.0, -1.0, 2.0, 0.1, 1.0, 1.0, 0.1, 0.5, 0.25, 0.3)
-    records.append(tmp_path, [records.Sharpness(*cell, *numbers)])
+    records.append(tmp_path, [Sharpness(*cell, *numbers)])
     run = tables.Run(tmp_path)
     assert step_tables.critical_table(run) is step_tables.overlap_table(run) is None

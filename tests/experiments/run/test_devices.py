@@ -14,6 +14,7 @@ import pytest
 
 from experiments import records
 from experiments.__main__ import main
+from experiments.rows import Histogram, Precision, Sharpness
 from experiments.run.devices import make_layout
 from experiments.run.progress import Watch
 from experiments.run.study import RefusedError, Study
@@ -167,11 +168,11 @@ def test_two_processes_agree_with_one_and_resume_when_one_was_killed(tmp_path):
         assert process.wait(timeout=600) == 0, process.stderr.read()[-3000:]
     assert not any(process.stdout for process in resumed)
     assert (together / "sharpness.csv").read_text().startswith(first[: first.index("\n")])
-    ours, theirs = (records.read(x, records.Sharpness) for x in (together, alone))
+    ours, theirs = (records.read(x, Sharpness) for x in (together, alone))
     assert [r.algorithm for r in ours] == [r.algorithm for r in theirs]
     for name in ("loss", "slope", "sharpness", "update_norm", "threshold"):
         values = [[getattr(row, name) for row in rows] for rows in (ours, theirs)]
         np.testing.assert_allclose(*values, rtol=1e-3, err_msg=name)
-    assert records.read(together, records.Histogram)
-    assert len(records.read(together, records.Precision)) == 7
+    assert records.read(together, Histogram)
+    assert len(records.read(together, Precision)) == 7
     assert (together / "report.html").exists()

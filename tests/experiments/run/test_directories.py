@@ -16,6 +16,7 @@ import pytest
 
 from experiments import records
 from experiments.errors import DamagedError, RefusedError
+from experiments.rows import Landscape, Precision, Sharpness, Tuning
 from experiments.run import sharpness, training
 from experiments.run.progress import Watch
 from experiments.run.study import Study
@@ -125,7 +126,7 @@ def test_a_new_directory_is_given_back_if_it_is_refused(files):
 def test_records_without_their_provenance_are_not_continued(files):
     directory, config = files
     use(directory, config)
-    records.append(directory / "run", [records.Tuning("mlm", 0, "sgd", "0.1", 1, 1.0, False, True)])
+    records.append(directory / "run", [Tuning("mlm", 0, "sgd", "0.1", 1, 1.0, False, True)])
     (directory / "run" / "provenance.json").unlink()
     with pytest.raises(RefusedError, match=r"without its provenance\.json"):
         use(directory, config)
@@ -212,7 +213,7 @@ def measured(tmp_path, monkeypatch):
     monkeypatch.setattr(sharpness, "_histogram_rows", lambda *_: [])
     monkeypatch.setattr(sharpness.scales, "measure", lambda *_: [])
     monkeypatch.setattr(sharpness, "_sharpness_rows", lambda cell, *_: [
-        records.Sharpness(*cell, "sgd", *np.ones(10).tolist())])  # fmt: skip
+        Sharpness(*cell, "sgd", *np.ones(10).tolist())])  # fmt: skip
 
     held = training.HeldUpdates({}, {}, None)
 
@@ -224,7 +225,7 @@ def measured(tmp_path, monkeypatch):
 
     def reach(cell, what, fail):
         """What is measured at a point is on disk before the next stage of it begins."""
-        assert cell[3:] in points_of(tmp_path, records.Sharpness)
+        assert cell[3:] in points_of(tmp_path, Sharpness)
         if (what, cell[3:]) == fail:
             raise RuntimeError("killed")
 
@@ -233,12 +234,12 @@ def measured(tmp_path, monkeypatch):
 
         def landscape(cell, *_):
             reach(cell, "landscapes", fail)
-            return [records.Landscape(*cell, "sgd", step=0.0, loss=1.0)]
+            return [Landscape(*cell, "sgd", step=0.0, loss=1.0)]
 
         def precision(cell, *_):
             reach(cell, "check", fail)
             points.append(cell[3:])
-            return [records.Precision(*cell, "sgd", 2.0, 2.0, 0.0)]
+            return [Precision(*cell, "sgd", 2.0, 2.0, 0.0)]
 
         monkeypatch.setattr(sharpness, "_landscape_rows", landscape)
         monkeypatch.setattr(sharpness, "_precision_rows", precision)
@@ -257,7 +258,7 @@ EVERY_POINT = [(1, 2), (1, 4), (2, 2), (2, 4)]
 def test_the_check_in_float64_is_made_where_it_is_asked_for(check, count, measured):
     points = measured(check)
     assert len(points) == count and points == [p for p in EVERY_POINT if p in points]
-    first = min(points_of(measured.directory, records.Landscape))
+    first = min(points_of(measured.directory, Landscape))
     assert check != "first" or points == [first]
     assert measured(check) == []  # Again: all is there.
 
@@ -265,23 +266,23 @@ def test_the_check_in_float64_is_made_where_it_is_asked_for(check, count, measur
 @pytest.mark.parametrize("what", ["landscapes", "check"])
 def test_a_run_that_dies_at_a_point_keeps_what_it_measured_and_makes_the_rest(what, measured):
     measured("none")
-    landscapes = points_of(measured.directory, records.Landscape)
-    for table in (records.Sharpness, records.Landscape):
+    landscapes = points_of(measured.directory, Landscape)
+    for table in (Sharpness, Landscape):
         (measured.directory / table.FILE).unlink()
     at = landscapes[-1]
     with pytest.raises(RuntimeError, match="killed"):
         measured("all", fail=(what, at))
-    assert points_of(measured.directory, records.Sharpness)[-1] == at
+    assert points_of(measured.directory, Sharpness)[-1] == at
     before = EVERY_POINT.index(at)
-    assert points_of(measured.directory, records.Precision) == EVERY_POINT[:before]
+    assert points_of(measured.directory, Precision) == EVERY_POINT[:before]
     assert measured("all") == EVERY_POINT[before:]
-    assert points_of(measured.directory, records.Precision) == EVERY_POINT
-    assert points_of(measured.directory, records.Landscape) == landscapes
+    assert points_of(measured.directory, Precision) == EVERY_POINT
+    assert points_of(measured.directory, Landscape) == landscapes
 
 
 def test_records_that_a_checkpoint_has_passed_are_missed(measured):
     measured("first")
-    table = measured.directory / records.Sharpness.FILE
+    table = measured.directory / Sharpness.FILE
     whole = table.read_text()
     (measured.directory / "checkpoints" / "sharpness-mlm-sgd-0" / "8").mkdir(parents=True)
     table.write_text("\n".join(whole.splitlines()[:3]) + "\n")  # Cut between two rows.

@@ -21,6 +21,17 @@ import pytest
 
 from experiments import paper, records
 from experiments.__main__ import main
+from experiments.rows import (
+    TABLES,
+    Convergence,
+    Histogram,
+    Landscape,
+    Precision,
+    Scales,
+    Search,
+    Sharpness,
+    Tuning,
+)
 from experiments.run import convergence, training
 from experiments.run.progress import Interrupted, Watch
 from experiments.run.study import RefusedError, Study
@@ -32,7 +43,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:orbax"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
-CSV = [table.FILE for table in records.TABLES if table is not records.Tuning]
+CSV = [table.FILE for table in TABLES if table is not Tuning]
 ALGORITHMS = list(paper.ALGORITHMS)
 
 
@@ -76,7 +87,7 @@ def test_every_file_of_the_contract_is_there(finished):
 
 
 def test_sharpness_has_every_cell_and_its_arithmetic(finished):
-    rows = records.read(finished, records.Sharpness)
+    rows = records.read(finished, Sharpness)
     assert len(rows) == 2 * 2 * 2 * 2 * 7  # Tasks, trajectories, epochs, batches, algorithms.
     cells = {}
     for row in rows:
@@ -104,17 +115,17 @@ def test_sharpness_has_every_cell_and_its_arithmetic(finished):
 def test_landscapes_start_at_the_measured_loss(finished):
     sharpness = {
         (r.task, r.trajectory, r.epoch, r.batch, r.algorithm): r
-        for r in records.read(finished, records.Sharpness)
+        for r in records.read(finished, Sharpness)
     }
     curves = {}
-    for row in records.read(finished, records.Landscape):
+    for row in records.read(finished, Landscape):
         key = (row.task, row.trajectory, row.epoch, row.batch, row.algorithm)
         curves.setdefault(key, []).append((row.step, row.loss))
     assert len(curves) == 2 * 2 * 2 * 7  # One batch of each epoch.
     for key, curve in curves.items():
         assert curve[0][0] == 0 and curve[0][1] == pytest.approx(sharpness[key].loss, rel=1e-5)
         assert [step for step, _ in curve] == sorted(step for step, _ in curve)
-    searches = records.read(finished, records.Search)
+    searches = records.read(finished, Search)
     assert len(searches) == len(curves)
     for row in searches:
         curve = curves[row.task, row.trajectory, row.epoch, row.batch, row.algorithm]
@@ -124,7 +135,7 @@ def test_landscapes_start_at_the_measured_loss(finished):
 
 def test_histograms_count_every_coordinate(finished):
     totals = {}
-    for row in records.read(finished, records.Histogram):
+    for row in records.read(finished, Histogram):
         key = (row.task, row.trajectory, row.epoch, row.algorithm, row.quantity)
         totals[key] = totals.get(key, 0) + row.count
     about = json.loads((finished / "provenance.json").read_text())["tasks"]
@@ -137,18 +148,18 @@ def test_histograms_count_every_coordinate(finished):
 
 
 def test_float32_stands_near_float64(finished):
-    rows = records.read(finished, records.Precision)
+    rows = records.read(finished, Precision)
     assert len(rows) == 2 * 2 * 7
     assert all(row.relative_error < 1e-2 for row in rows)
 
 
 def test_scales_cover_the_model_at_the_start_and_at_each_landscape(finished):
     points = {}
-    for row in records.read(finished, records.Scales):
+    for row in records.read(finished, Scales):
         points.setdefault((row.task, row.trajectory, row.epoch, row.batch), []).append(row)
     about = json.loads((finished / "provenance.json").read_text())["tasks"]
     landscapes = {
-        (r.task, r.trajectory, r.epoch, r.batch) for r in records.read(finished, records.Landscape)
+        (r.task, r.trajectory, r.epoch, r.batch) for r in records.read(finished, Landscape)
     }
     starts = {(task, along, 1, 1) for task in about for along in ("sgd", "adam")}
     assert points.keys() == landscapes | starts
@@ -168,7 +179,7 @@ def test_scales_cover_the_model_at_the_start_and_at_each_landscape(finished):
 
 
 def test_convergence_starts_every_algorithm_at_one_point(finished):
-    rows = records.read(finished, records.Convergence)
+    rows = records.read(finished, Convergence)
     assert len(rows) == 2 * 7 * 8
     for task in ("translation", "mlm"):
         first = {row.loss for row in rows if row.task == task and row.step == 1}
@@ -243,7 +254,7 @@ def test_stopped_and_resumed_records_are_the_same_bytes(finished, tmp_path, stop
         for row in records.read(finished, table)
         if row.task == "translation" and getattr(row, "trajectory", "adam") == "adam"
     ]
-    for table in set(records.TABLES) - {records.Precision, records.Tuning}:
+    for table in set(TABLES) - {Precision, Tuning}:
         assert repr(records.read(tmp_path, table)) == repr(keep(table)), table.FILE
 
 
@@ -263,11 +274,11 @@ def test_killed_and_resumed_files_are_the_same_bytes(finished, tmp_path):
         process.send_signal(signal.SIGKILL)
         process.communicate()
         if (tmp_path / "run" / "sharpness.csv").exists():
-            survived = max(survived, len(records.read(tmp_path / "run", records.Sharpness)))
+            survived = max(survived, len(records.read(tmp_path / "run", Sharpness)))
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert len(records.read(tmp_path / "run", records.Sharpness)) >= survived
-    for table in (records.Sharpness, records.Landscape, records.Histogram, records.Precision):
+    assert len(records.read(tmp_path / "run", Sharpness)) >= survived
+    for table in (Sharpness, Landscape, Histogram, Precision):
         ours = [
             row
             for row in records.read(finished, table)
@@ -290,7 +301,7 @@ def test_ctrl_c_stops_after_the_step_and_says_how_to_go_on(tmp_path):
     assert process.returncode == 130
     assert "stopped after step" in said and "the same command continues" in said
     assert "Traceback" not in said
-    assert records.read(tmp_path / "run", records.Convergence)
+    assert records.read(tmp_path / "run", Convergence)
 
 
 @pytest.mark.slow
@@ -304,8 +315,8 @@ def test_the_small_preset_runs_shrunk_on_real_text(tmp_path):
     about = json.loads((tmp_path / "provenance.json").read_text())["tasks"]
     assert about["translation"]["corpus"] == "books_standin_en_fr/train.parquet"
     assert about["mlm"]["corpus"] == "imdb/train_first_10240.parquet"
-    assert len(records.read(tmp_path, records.Sharpness)) == 2 * 2 * 7
-    assert all(np.isfinite(row.sharpness) for row in records.read(tmp_path, records.Sharpness))
+    assert len(records.read(tmp_path, Sharpness)) == 2 * 2 * 7
+    assert all(np.isfinite(row.sharpness) for row in records.read(tmp_path, Sharpness))
     report = (tmp_path / "report.html").read_text()
     assert "books_standin_en_fr/train.parquet" in report and "imdb/train_first" in report
     assert str(data) not in report
@@ -326,7 +337,7 @@ def test_a_diverging_run_is_recorded_and_the_others_go_on(tmp_path, monkeypatch)
         before = contents(tmp_path, ["convergence.csv"])
         study.convergence("mlm")  # A diverged run is not tried again.
     assert contents(tmp_path, ["convergence.csv"]) == before
-    rows = records.read(tmp_path, records.Convergence)
+    rows = records.read(tmp_path, Convergence)
     runs = {name: [row for row in rows if row.algorithm == name] for name in ALGORITHMS}
     for name in ("sgd", "normalized_sgd"):
         assert runs[name][-1].diverged and not math.isfinite(runs[name][-1].loss)
@@ -340,9 +351,9 @@ def test_tuning_records_its_search_and_its_choice_is_used(tmp_path):
         tuned = contents(tmp_path, ["tuning.csv"])
         study.convergence("mlm")
     assert contents(tmp_path, ["tuning.csv"]) == tuned
-    used = {r.algorithm: r.learning_rate for r in records.read(tmp_path, records.Convergence)}
+    used = {r.algorithm: r.learning_rate for r in records.read(tmp_path, Convergence)}
     by_algorithm = {}
-    for row in records.read(tmp_path, records.Tuning):
+    for row in records.read(tmp_path, Tuning):
         by_algorithm.setdefault(row.algorithm, []).append(row)
     assert by_algorithm.keys() == set(ALGORITHMS)
     for algorithm, rows in by_algorithm.items():
@@ -360,7 +371,7 @@ def test_a_relative_step_is_not_tuned(tmp_path):
         convergence._tuning_row(config, _Named("translation"), "adafactor", "relative", 1.0, True)
     ]
     records.append(tmp_path, rows)
-    assert records.read(tmp_path, records.Tuning)[0].learning_rate == "relative"
+    assert records.read(tmp_path, Tuning)[0].learning_rate == "relative"
 
 
 @dataclasses.dataclass
