@@ -28,7 +28,8 @@ def profile(cache: str, overrides: dict[str, Any]) -> list[dict[str, Any]]:
     import jax
 
     from experiments.config import PRESETS
-    from experiments.report import page
+    from experiments.report.page import write_report
+    from experiments.report.recorded import Run
     from experiments.run.progress import Watch
     from experiments.run.study import Study
 
@@ -62,7 +63,7 @@ def profile(cache: str, overrides: dict[str, Any]) -> list[dict[str, Any]]:
         with Profiled(Path(folder), config, Watch()).open() as study:
             study.reproduce()
         before = clocks()
-        page.write_report(Path(folder))
+        write_report(Run(folder))
         add("report", before)
     add("all", {"seconds": started})
     return [

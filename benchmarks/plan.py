@@ -51,18 +51,16 @@ def step(name: str, examples: int, length: int, config: Any, model: Any) -> None
         stats = seen.updates.measure(loss, batch, method=config.method, chunk=config.chunk)
         assert all(np.isfinite(s.sharpness) for s in jax.block_until_ready(stats).values())
 
-    training.train(
+    step = training.Training(
         name,
-        directory=None,
-        params=sharpjax.models.init_params(model, jax.random.key(0)),
-        transformation=algorithms.pseudo_updates(config.measured("sgd"), config.clip_fraction),
-        loss_fn=training_loss,
-        batches=lambda start: iter([batch]),
+        algorithms.pseudo_updates(config.measured("sgd"), config.clip_fraction),
+        training_loss,
+        lambda start: iter([batch]),
         steps=1,
-        watch=Watch(),
         select=("sgd", 1e-3),
-        observe=measure,
     )
+    params = sharpjax.models.init_params(model, jax.random.key(0))
+    training.train(step, params, Watch(), observe=measure)
 
 
 def planned_bytes(name: str, examples: int, length: int) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.report import blocks
-from experiments.report.tables import Table
+from experiments.report.table import Table, cell, markdown
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -34,7 +34,7 @@ def block(words: str, inline: bool) -> str:
     if rest == ["where"]:
         return _where(record["environment"])
     table = _table(record, words, *rest)
-    return blocks.cell(table, *path) if path else blocks.markdown(table)
+    return cell(table, *path) if path else markdown(table)
 
 
 def _where(environment: dict[str, Any]) -> str:

@@ -212,6 +212,10 @@ class Config:
             if value is not None and not 1 <= value <= most:
                 raise ValueError(f"{name} must lie in [1, {most}], got {value}")
 
+    def rate_along(self, trajectory: str) -> float:
+        """The learning rate of the optimizer that trains along a trajectory."""
+        return {"sgd": self.sgd_learning_rate, "adam": self.adam_learning_rate}[trajectory]
+
     def measured(self, trajectory: str) -> tuple[str, ...]:
         """The algorithms that are measured along a trajectory."""
         always = (name for name in ("sgd", trajectory) if name not in self.algorithms)

@@ -42,6 +42,11 @@ class Row:
         return tuple(getattr(self, name) for name in self.KEY)
 
 
+def one(rows: list[Any], **where: Any) -> Any:
+    """The first row with these values; None without one."""
+    return next((r for r in rows if all(getattr(r, k) == v for k, v in where.items())), None)
+
+
 class AtPoint(Row, key=("task", "trajectory", "seed", "epoch", "batch")):
     """The columns every measurement shares: one point, before the update of this batch."""
 

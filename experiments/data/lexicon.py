@@ -1,114 +1,20 @@
 """The lexicon of the embedded corpus, English beside French, and the inflection of its words.
 
-Tables are in order of frequency. French words marked `*` begin with an aspirated h (or behave so):
-nothing is elided before them. `_` stands for a space within an entry.
+The words are in words.toml, which says how they are written.
 """
 
 import re
+import tomllib
 from bisect import bisect
 from collections.abc import Iterator
 from functools import cache
 from itertools import accumulate
+from pathlib import Path
 from typing import NamedTuple
 
-_PEOPLE = """man/men homme m, woman/women femme f, child/children enfant m, friend ami m, king roi
-m, girl fille f, boy garçon m, mother mère f, father père m, neighbour voisin m, doctor médecin m,
-queen reine f, teacher professeur m, sister sœur f, brother frère m, hero/heroes *héros m, student
-étudiant m, daughter fille f, son fils m, soldier soldat m, uncle oncle m, aunt tante f, worker
-ouvrier m, farmer fermier m, captain capitaine m, merchant marchand m, singer chanteuse f, lawyer
-avocat m, actress actrice f, stranger étranger m, sailor marin m, writer écrivain m, painter peintre
-m, guest invité m, heir héritier m, judge juge m, baker boulanger m, nurse infirmière f, prince
-prince m, princess princesse f, thief/thieves voleur m, witness témoin m, enemy ennemi m, cousin
-cousine f, servant servante f, engineer ingénieur m, giant géant m, dwarf nain m"""
-_ANIMALS = """dog chien m, cat chat m, horse cheval m, bird oiseau m, wolf/wolves loup m, cow vache
-f, owl *hibou/*hiboux m, mouse/mice souris f, sheep/sheep mouton m, fox renard m, bear ours m, bee
-abeille f, rabbit lapin m, goose/geese oie f, animal animal m, donkey âne m, lion lion m, hedgehog
-*hérisson m, eagle aigle m, spider araignée f, monkey singe m, swallow hirondelle f"""
-_THINGS = """book livre m, letter lettre f, key clef f, hat chapeau m, picture image f, table table
-f, box boîte f, watch montre f, chair chaise f, lamp lampe f, coat manteau m, flower fleur f, boat
-bateau m, knife/knives couteau m, window fenêtre f, car voiture f, axe *hache f, newspaper journal
-m, bag sac m, tree arbre m, umbrella parapluie m, stone pierre f, dress robe f, ring anneau m,
-mirror miroir m, bed lit m, shoe chaussure f, jewel bijou/bijoux m, map carte f, glass verre m, bell
-cloche f, instrument instrument m, painting tableau m, bottle bouteille f, sword épée f, drum
-tambour m, toy jouet m, candle bougie f, scarf/scarves écharpe f, harp *harpe f, clock horloge f,
-needle aiguille f, basket panier m, bridge pont m, tool outil m, song chanson f, story histoire f,
-poem poème m, uniform uniforme m, crown couronne f, ladder échelle f, machine machine f, cart
-chariot m, notebook cahier m, statue statue f, feather plume f, blanket couverture f, rope corde f,
-nail clou m"""
-_FOODS = """apple pomme f, cake gâteau m, egg œuf m, soup soupe f, orange orange f, cheese fromage
-m, potato/potatoes pomme_de_terre/pommes_de_terre f, onion oignon m, pear poire f, fish/fish poisson
-m, bean *haricot m, cherry cerise f, carrot carotte f, salad salade f, meal repas m, olive olive f,
-pineapple ananas m, strawberry fraise f, lobster *homard m, almond amande f, tart tarte f"""
-_PLACES = """house maison f, garden jardin m, city ville f, room chambre f, school école f, street
-rue f, village village m, forest forêt f, church église f, kitchen cuisine f, station gare f, hotel
-hôtel m, castle château m, river rivière f, island île f, field champ m, mountain montagne f, market
-marché m, port port m, hospital hôpital m, office bureau m, library bibliothèque f, park parc m,
-lake lac m, factory usine f, tower tour f, hall *hall m, square place f, theatre théâtre m, shop
-boutique f, hamlet *hameau m, university université f, inn auberge f, valley vallée f, cave grotte
-f, farm ferme f, palace palais m, bakery boulangerie f, court tribunal m, attic grenier m, prison
-prison f, mill moulin m"""
-_BEFORE = """little petit, big grand, old vieux/vieille/vieil, beautiful beau/belle/bel, good bon,
-new nouveau/nouvelle/nouvel, young jeune, bad mauvais, pretty joli, large gros/grosse, former
-ancien, long long/longue, tall *haut, vast vaste, true vrai"""
-_AFTER = """black noir, white blanc/blanche, happy heureux, red rouge, strange étrange, empty vide,
-sad triste, rich riche, green vert, heavy lourd, honest honnête, blue bleu, poor pauvre, dirty sale,
-useful utile, tired fatigué, famous célèbre, quiet tranquille, open ouvert, dangerous dangereux,
-expensive cher, light léger, cold froid, dry sec/sèche, grey gris, hungry affamé, round rond, royal
-royal, odd bizarre, important important, simple simple, modern moderne, yellow jaune, soft
-doux/douce, active actif, solid solide, curious curieux, proud fier, national national, foreign
-étranger, elegant élégant, bold *hardi, ugly laid, weak faible, secret secret/secrète, unique
-unique, clean propre, wide large, cruel cruel, public public/publique, Italian italien, European
-européen, natural naturel, fresh frais/fraîche, loyal loyal, broken cassé, narrow étroit, ripe mûr,
-silent silencieux, invisible invisible"""
-# English[/past] infinitive [kinds of object] [present forms, participle].
-_TRANSITIVE = """see/saw voir atp vois,vois,voit,voyons,voyez,voient,vu; find/found trouver atf;
-love aimer atfp; know/knew connaître ap
-connais,connais,connaît,connaissons,connaissez,connaissent,connu; take/took prendre tf
-prends,prends,prend,prenons,prenez,prennent,pris; look_for chercher atp; watch regarder at; eat/ate
-manger f; read/read lire r lis,lis,lit,lisons,lisez,lisent,lu; hear/heard entendre a; wait_for
-attendre a; keep/kept garder t; lose/lost perdre t; carry porter tf; open ouvrir t
-ouvre,ouvres,ouvre,ouvrons,ouvrez,ouvrent,ouvert; buy/bought acheter tf
-achète,achètes,achète,achetons,achetez,achètent,acheté; help aider a; choose/chose choisir tf;
-leave/left quitter ap; call appeler a appelle,appelles,appelle,appelons,appelez,appellent,appelé;
-hate *haïr a *hais,*hais,*hait,*haïssons,*haïssez,*haïssent,*haï; draw/drew dessiner atp; visit
-visiter p; build/built construire p
-construis,construis,construit,construisons,construisez,construisent,construit; follow suivre a
-suis,suis,suit,suivons,suivez,suivent,suivi; break/broke casser t; cross traverser p; hide/hid
-cacher atf; wash laver atf; admire admirer atp; accept accepter t; paint peindre atp
-peins,peins,peint,peignons,peignez,peignent,peint; describe décrire atp
-décris,décris,décrit,décrivons,décrivez,décrivent,décrit; finish finir r; forget/forgot oublier atp;
-cook préparer f; move déplacer t; share partager tf; avoid éviter ap; steal/stole voler tf; repair
-réparer t; burn brûler t; touch toucher at; punish punir a; photograph photographier atp; study
-étudier r; imitate imiter a; examine examiner at"""
-_DATIVE = """give/gave donner; show/showed montrer; send/sent envoyer
-envoie,envoies,envoie,envoyons,envoyez,envoient,envoyé; lend/lent prêter; sell/sold vendre;
-bring/brought apporter; offer offrir offre,offres,offre,offrons,offrez,offrent,offert"""
-# `+`: the auxiliary is être, and the participle agrees with the subject.
-_INTRANSITIVE = """sleep/slept dormir dors,dors,dort,dormons,dormez,dorment,dormi; work travailler;
-walk marcher; sing/sang chanter; stay +rester; arrive +arriver; talk parler; dance danser; cry
-pleurer; play jouer; fall/fell +tomber; return +retourner; hesitate hésiter; wait attendre; laugh
-rire ris,ris,rit,rions,riez,rient,ri; shout crier; swim/swam nager; dream rêver; die/died +mourir
-meurs,meurs,meurt,mourons,mourez,meurent,mort"""
-_ADVERBS = """often souvent, always toujours, sometimes parfois, rarely rarement,
-really vraiment, secretly secrètement"""
-_TIMES = {
-    "in the evening": "le soir", "every day": "chaque jour", "in the morning": "le matin",
-    "in summer": "en été", "in winter": "en hiver", "at night": "la nuit",
-    "in autumn": "en automne", "on Sundays": "le dimanche", "in April": "en avril",
-}  # fmt: skip
-_NAMES = "Paul m, Marie f, Alice f, Louis m, Julie f, Martin m, Emma f, Oscar m, Claire f, Adam m"
-_NUMBERS = (
-    "two deux, three trois, four quatre, five cinq, six six, ten dix, eight *huit, eleven *onze"
-)
-_PREPOSITIONS = """in dans p, near près_de pa, behind derrière pa, with avec a, in_front_of devant
-pa, on sur t, under sous t, without sans a, for pour a"""
-ETRE = "suis es est sommes êtes sont"
-AVOIR = "ai as a avons avez ont"
-MODALS = {
-    "can": "peux,peux,peut,pouvons,pouvez,peuvent",
-    "must": "dois,dois,doit,devons,devez,doivent",
-    "want": "veux,veux,veut,voulons,voulez,veulent",
-}
+_WORDS = tomllib.loads((Path(__file__).parent / "words.toml").read_text(encoding="utf-8"))
+ETRE, AVOIR = _WORDS["etre"].split(), _WORDS["avoir"].split()
+MODALS = {name: _WORDS[name].split() for name in ("can", "must", "want")}
 
 
 class Noun(NamedTuple):
@@ -190,7 +96,7 @@ def _feminine(word: str) -> str:
 
 
 def _nouns(table: str, kind: str) -> Iterator[Noun]:
-    for entry in table.split(","):
+    for entry in _WORDS[table].split(","):
         en, fr, gender = entry.split()
         en, fr = (en.split("/"), fr.split("/"))
         plurals = (en[1:] or [_english_s(en[0])]) + (fr[1:] or [_french_plural(fr[0])])
@@ -199,7 +105,7 @@ def _nouns(table: str, kind: str) -> Iterator[Noun]:
 
 
 def _adjectives(table: str) -> Iterator[Adjective]:
-    for entry in table.split(","):
+    for entry in _WORDS[table].split(","):
         en, fr = entry.split()
         masculine, *other = fr.split("/")
         feminine = other[0] if other else _feminine(masculine)
@@ -221,7 +127,7 @@ def _conjugate(infinitive: str) -> tuple[str, ...]:
 
 
 def _verbs(table: str, objects: str) -> Iterator[Verb]:
-    for entry in table.split(";"):
+    for entry in _WORDS[table].split(";"):
         en, fr, *rest = entry.split()
         base, _, past = en.partition("/")
         infinitive = fr.removeprefix("+")
@@ -232,20 +138,20 @@ def _verbs(table: str, objects: str) -> Iterator[Verb]:
 
 
 def _words(table: str) -> Zipf:
-    return Zipf(tuple(entry.split()) for entry in table.split(","))
+    return Zipf(tuple(entry.split()) for entry in _WORDS[table].split(","))
 
 
-PEOPLE = Zipf(_nouns(_PEOPLE, "a"))
-ANIMALS = Zipf(_nouns(_ANIMALS, "c"))
-THINGS, FOODS = Zipf(_nouns(_THINGS, "t")), Zipf(_nouns(_FOODS, "f"))
+PEOPLE = Zipf(_nouns("people", "a"))
+ANIMALS = Zipf(_nouns("animals", "c"))
+THINGS, FOODS = Zipf(_nouns("things", "t")), Zipf(_nouns("foods", "f"))
 READABLE = Zipf(noun for noun in THINGS if noun.kind == "r")
-PLACES = Zipf(_nouns(_PLACES, "p"))
+PLACES = Zipf(_nouns("places", "p"))
 OBJECTS = {"a": PEOPLE, "t": THINGS, "r": READABLE, "f": FOODS, "p": PLACES}
-BEFORE, AFTER = Zipf(_adjectives(_BEFORE)), Zipf(_adjectives(_AFTER))
-TRANSITIVE, DATIVE = Zipf(_verbs(_TRANSITIVE, "t")), Zipf(_verbs(_DATIVE, "tf"))
-INTRANSITIVE = Zipf(_verbs(_INTRANSITIVE, ""))
-NAMES, NUMBERS, ADVERBS = _words(_NAMES), _words(_NUMBERS), _words(_ADVERBS)
-PREPOSITIONS, TIMES = _words(_PREPOSITIONS), Zipf(_TIMES.items())
+BEFORE, AFTER = Zipf(_adjectives("before")), Zipf(_adjectives("after"))
+TRANSITIVE, DATIVE = Zipf(_verbs("transitive", "t")), Zipf(_verbs("dative", "tf"))
+INTRANSITIVE = Zipf(_verbs("intransitive", ""))
+NAMES, NUMBERS, ADVERBS = _words("names"), _words("numbers"), _words("adverbs")
+PREPOSITIONS, TIMES = _words("prepositions"), _words("times")
 PREDICATES = Zipf((*BEFORE[:8], *AFTER))
 
 
@@ -283,8 +189,8 @@ def verb_group(verb: Verb, subject: Phrase, tense: str) -> Group:
         participle = verb.participle
         if verb.etre:
             participle += "e" * (subject.gender == "f") + "s" * (person > 2)
-        return Group("did", base, past, (ETRE if verb.etre else AVOIR).split()[person], participle)
-    finite = MODALS[tense].split(",")[person]
+        return Group("did", base, past, (ETRE if verb.etre else AVOIR)[person], participle)
+    finite = MODALS[tense][person]
     if tense == "want":
         plain = f"wants to {base}" if person == 2 else f"want to {base}"
         return Group(auxiliary, f"want to {base}", plain, finite, verb.infinitive)
@@ -295,7 +201,7 @@ def be(subject: Phrase, tense: str) -> Group:
     person = subject.person
     if tense == "present":
         english = "am" if person == 0 else "is" if person == 2 else "are"
-        return Group(english, "", "", ETRE.split()[person])
+        return Group(english, "", "", ETRE[person])
     return Group("was" if person in (0, 2) else "were", "", "", imperfect("étons", person))
 
 
@@ -303,12 +209,6 @@ def pronoun_of(person: int, gender: str, human: bool = True) -> Phrase:
     feminine = gender == "f"
     third = ("she" if feminine else "he") if human else "it"
     english = ("I", "you", third, "we", "you", "they")[person]
-    french = (
-        "je",
-        "tu",
-        "elle" if feminine else "il",
-        "nous",
-        "vous",
-        "elles" if feminine else "ils",
-    )
+    il = "elle" if feminine else "il"
+    french = ("je", "tu", il, "nous", "vous", f"{il}s")
     return Phrase(english, french[person], person, gender, None)

@@ -1,6 +1,7 @@
 """A task: text, tokenizer and model made into a loss, a starting point and batches."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import zlib
@@ -49,6 +50,20 @@ class Task:
             self._micro({k: v[rows] for k, v in self.examples.items()})
             for rows in order.reshape(-1, self.config.batch_size)
         ]
+
+    def training_batches(self, done: int) -> Iterator[Batches]:
+        """The training batches from step `done` + 1 on, without end."""
+        epoch, skip = divmod(done, self.config.batches_per_epoch)
+        while True:
+            epoch += 1
+            yield from self.batches(epoch)[skip:]
+            skip = 0
+
+    @functools.cached_property
+    def dropout_key(self) -> jax.Array | None:
+        """The key of a run's dropout, if it has any."""
+        seed = int(rng(self.seed, self.name, "dropout").integers(2**31))
+        return jax.random.key(seed) if self.config.dropout else None
 
     def measured_batches(self, epoch: int) -> list[int]:
         """The batches of an epoch that are measured, from 1, ascending."""

@@ -24,7 +24,8 @@ from experiments.anatomy_rows import (
 )
 from experiments.report import explanation_tables
 from experiments.report.figure_files import Drawn, write
-from experiments.report.recorded import as_spectrum, by_algorithm, frame, in_order, is_span, one
+from experiments.report.recorded import as_spectrum, by_algorithm, frame, in_order, is_span
+from experiments.rows import one
 from sharpjax import BlockSharpness, GaussNewton, SharpnessByRank, SpanStep, plot
 from sharpjax.models.tensor_places import KINDS
 

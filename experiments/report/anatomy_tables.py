@@ -4,8 +4,9 @@ import math
 
 from experiments import paper
 from experiments.anatomy_rows import Block, Clipped, Correlation, Decrease, Lorenz, Parts, Ritz
-from experiments.report.recorded import as_spectrum, by_algorithm, in_order, is_span, one
+from experiments.report.recorded import as_spectrum, by_algorithm, in_order, is_span
 from experiments.report.table import Table, number, percent
+from experiments.rows import one
 from sharpjax.plot import label
 
 

@@ -101,11 +101,6 @@ def is_span(algorithm: str) -> bool:
     return algorithm == "span"
 
 
-def one(rows: list[Any], **where: Any) -> Any:
-    """The first row with these values; None without one."""
-    return next((r for r in rows if all(getattr(r, k) == v for k, v in where.items())), None)
-
-
 def as_spectrum(rows: list[RitzValue]) -> Spectrum:
     """Recorded Ritz values, of one matrix, as the library's spectrum."""
     shape = max(r.probe for r in rows) + 1, max(r.index for r in rows) + 1

@@ -6,21 +6,9 @@ item is recorded as it is done, so that an interrupted run continues with the ne
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from experiments import records
-from experiments.anatomy_rows import (
-    PLACE,
-    Block,
-    Clipped,
-    Correlation,
-    Decrease,
-    Lorenz,
-    Parts,
-    Ritz,
-)
-from experiments.config import Config
+from experiments.anatomy_rows import Block, Clipped, Correlation, Decrease, Lorenz, Parts, Ritz
 from experiments.data.tasks import Task
 from experiments.explanation_rows import (
     BlockSummary,
@@ -30,96 +18,73 @@ from experiments.explanation_rows import (
     Noise,
     Preconditioned,
 )
-from experiments.run import explanations, measurements, sharpness, training
+from experiments.rows import AtPoint, one
+from experiments.run import explanations, measurements
 from experiments.run.measurements import Point
 from experiments.run.options import Options
-from experiments.run.progress import Interrupted, Watch
+from experiments.run.progress import Interrupted
+from experiments.run.sharpness import following
+from experiments.run.training import Step
+
+if TYPE_CHECKING:
+    from experiments.run.study import Study
 
 
-def run(
-    directory: Path,
-    config: Config,
-    task: Task,
-    name: str,
-    start: Any,
-    watch: Watch,
-    *,
-    epoch: int | None = None,
-    batch: int | None = None,
-    options: Options | None = None,
-) -> None:
-    """Trains along trajectory `name` from `start` to a batch and records the point's anatomy.
+def run(study: "Study", task: Task, at: tuple, start: Any, options: Options) -> None:
+    """Trains along a trajectory from `start` to a batch and records the point's anatomy.
 
     Args:
-      directory: Of the records; the same call continues what is there.
-      config: The study.
+      study: Its directory has what is recorded already; the same call continues it.
       task: What the model learns; a pretrained folder is the study's `checkpoint`.
-      name: The trajectory, "sgd" or "adam".
+      at: The point, as `AtPoint.KEY` has it.
       start: Where the trajectory starts.
-      watch: Told of every item, and asked whether to stop.
-      epoch: Of the point, from 1; None takes the first that the sharpness experiment measures.
-      batch: Of the epoch, from 1; None takes the first that is measured there, so that the point's
-        sharpness is also in sharpness.csv. The start itself is epoch 1, batch 1.
-      options: How finely the instruments look.
+      options: How finely the measurements look.
 
     Raises:
       Interrupted: it was asked to stop.
-      ValueError: no such epoch or batch.
     """
-    options = options or Options()
-    config.check_point(epoch, batch)
-    epoch = min(config.measured_epochs) if epoch is None else epoch
-    batch = task.measured_batches(epoch)[0] if batch is None else batch
-    place = (task.name, name, task.seed, epoch, batch)
-    items = list(_items(place, config, options))
-    missing = [item for item in items if not _recorded(directory, place, item)]
+    items = list(_items(at, study.config, options))
+    where = dict(zip(AtPoint.KEY, at, strict=True))
+    recorded = {item.table: study.recorded(item.table, **where) for item in items}
+    missing = [item for item in items if not one(recorded[item.table], **item.where)]
     if not missing:
         return
-    step = _reach(directory, config, task, name, start, watch, epoch, batch)
-    point = Point(task, config, options, place, step.params, step.grads, step.updates)
-    title = f"{task.name}, anatomy on the {name} trajectory, seed {task.seed}"
+    step = _reach(study, task, at, start)
+    point = Point(task, study.config, options, at, step.params, step.grads, step.updates)
+    title = f"{task.name}, anatomy on the {at[1]} trajectory, seed {task.seed}"
     done = len(items) - len(missing)
     kinds = {n: item.measure.__name__ for n, item in enumerate(missing, start=done + 1)}
-    with watch.stage(title, len(items), done, kinds) as stage:
+    with study.watch.stage(title, len(items), done, kinds) as stage:
         for number, item in enumerate(missing, start=done + 1):
-            if watch.stopping:
+            if study.watch.stopping:
                 raise Interrupted(f"{title} stopped after item {number - 1} of {len(items)}")
-            with watch.doing(" ".join(map(str, item.where.values()))):
-                records.append(directory, item.measure(point, **item.where))
+            with study.watch.doing(" ".join(map(str, item.where.values()))):
+                study.record(item.measure(point, **item.where))
             stage.step(number, step.loss)
 
 
 class _Arrived(Exception):
-    def __init__(self, step: training.Step):
+    def __init__(self, step: Step):
         self.step = step
 
 
-def _reach(directory, config, task, name, start, watch, epoch, batch) -> training.Step:
+def _reach(study: "Study", task: Task, at: tuple, start: Any) -> Step:
     """Trains to the point and stops before its update; the next call starts a few steps before."""
-    number = (epoch - 1) * config.batches_per_epoch + batch
+    _, trajectory, seed, epoch, batch = at
+    number = (epoch - 1) * study.config.batches_per_epoch + batch
 
-    def observe(step: training.Step) -> None:
+    def observe(step: Step) -> None:
         if step.number == number:
             raise _Arrived(step)
 
+    title = f"{task.name}, {trajectory} trajectory to epoch {epoch}, batch {batch}, seed {seed}"
+    what = following(task, trajectory, title, number)
+    checkpoints = study.checkpoints("anatomy", *at[:3], number)
     try:
-        sharpness.follow(
-            config,
-            task,
-            name,
-            start,
-            title=f"{task.name}, {name} trajectory to epoch {epoch}, batch {batch}, "
-            f"seed {task.seed}",
-            directory=directory
-            / "checkpoints"
-            / f"anatomy-{task.name}-{name}-{task.seed}-{number}",
-            steps=number,
-            observe=observe,
-            watch=watch,
-        )
+        study.train(what, start, checkpoints=checkpoints, observe=observe)
     except _Arrived as arrived:
         return arrived.step
-    raise RuntimeError(f"the trajectory in {directory} never came to step {number}")
+    raise RuntimeError(f"{checkpoints.directory} never came to step {number}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,11 +115,3 @@ def _items(place, config, options) -> Iterator[_Item]:
         yield _Item(explanations.preconditioned, Preconditioned, {})
     yield _Item(explanations.exact_diagonal, ExactCorrelation, {})
     yield _Item(explanations.block_spectra, BlockSummary, {})
-
-
-def _recorded(directory, place, item) -> bool:
-    where = dict(zip(PLACE, place, strict=True)) | item.where
-    return any(
-        all(getattr(row, k) == v for k, v in where.items())
-        for row in records.read(directory, item.table)
-    )

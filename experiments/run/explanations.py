@@ -26,7 +26,8 @@ from experiments.explanation_rows import (
     Signal,
 )
 from experiments.run import training
-from experiments.run.measurements import Point
+from experiments.run.measurements import Point, ritz_values
+from experiments.run.training import paths
 from sharpjax.coordinates import stratified_coordinates, take_coordinates
 from sharpjax.directions import newton_start
 from sharpjax.models import frequency_bins, frequency_parts
@@ -39,7 +40,7 @@ def preconditioned(point: Point) -> list[Preconditioned]:
 
     Cost: 3·lanczos_probes·lanczos_steps.
     """
-    options, along = point.options, point.place[1]
+    options, along = point.options, point.at[1]
     found = sharpjax.lanczos_spectrum(
         point.task.loss_fn,
         point.params,
@@ -50,14 +51,7 @@ def preconditioned(point: Point) -> list[Preconditioned]:
         steps=options.lanczos_steps,
     )
     edge = sharpjax.adaptive_edge(point.config.adam_learning_rate) if along == "adam" else np.nan
-    table = [np.asarray(x) for x in (found.eigenvalues, found.weights, found.residuals)]
-    return [
-        Preconditioned(
-            *point.place, p, k, *(float(x[p, k]) for x in table), found.size, float(edge)
-        )
-        for p in range(options.lanczos_probes)
-        for k in range(options.lanczos_steps)
-    ]
+    return ritz_values(Preconditioned, point.at, found, edge=edge)
 
 
 def frequency(point: Point) -> list[FrequencyPart]:
@@ -70,16 +64,11 @@ def frequency(point: Point) -> list[FrequencyPart]:
     parts_fn = frequency_parts(point.task.model, counts, tuple(map(int, made.edges[1:-1])))
     found = sharpjax.measure_parts(parts_fn, point.params, point.updates, point.task.test)
     return [
-        FrequencyPart(
-            *point.place,
-            algorithm,
-            part,
-            ranks,
-            float(made.shares[part]),
-            *(
-                float(getattr(stats, field)[part])
-                for field in ("slope", "slope_se", "sharpness", "sharpness_se")
-            ),
+        FrequencyPart.of(
+            (*point.at, algorithm, part),
+            jax.tree.map(lambda x, part=part: x[part], stats),
+            ranks=ranks,
+            tokens=made.shares[part],
         )
         for algorithm, stats in found.items()
         for part, ranks in enumerate(made.labels)
@@ -106,13 +95,11 @@ def noise(point: Point) -> list:
     found = sharpjax.gradient_noise(
         point.task.loss_fn, point.params, point.updates, point.task.test
     )
-    fields = ("trace", "squared_norm", "noise_scale")
-    numbers = {f + se: float(getattr(found, f + se)) for f in fields for se in ("", "_se")}
     rows: list[Any] = [
-        Signal(*point.place, algorithm, float(ratio), float(found.signal_to_noise_se[algorithm]))
+        Signal(*point.at, algorithm, float(ratio), float(found.signal_to_noise_se[algorithm]))
         for algorithm, ratio in found.signal_to_noise.items()
     ]
-    return [*rows, Noise(*point.place, **numbers)]
+    return [*rows, Noise.of(point.at, found)]
 
 
 def exact_diagonal(point: Point) -> list:
@@ -136,21 +123,16 @@ def exact_diagonal(point: Point) -> list:
         "batch": take_coordinates(point.grads, chosen),
         "test": take_coordinates(of_test, chosen),
     }
-    tensors = [
-        jax.tree_util.keystr(path, simple=True, separator="/")
-        for path, leaf in jax.tree_util.tree_leaves_with_path(chosen)
-        for _ in range(len(leaf))
-    ]
+    tensors = np.repeat(paths(chosen), [len(x) for x in jax.tree.leaves(chosen)])
     rows: list[Any] = [
-        Diagonal(*point.place, tensor, int(at[i]), int(strata[i]), *map(float, numbers))
+        Diagonal(*point.at, str(tensor), int(at[i]), int(strata[i]), *map(float, numbers))
         for i, (tensor, *numbers) in enumerate(
             zip(tensors, weights, *gradients.values(), value, error, strict=True)
         )
     ]
     for name, gradient in gradients.items():
         ranks = exact_rank_correlation(gradient, value, weights, strata)
-        numbers = ranks.correlation, ranks.low, ranks.high
-        rows.append(ExactCorrelation(*point.place, name, *map(float, numbers), ranks.coordinates))
+        rows.append(ExactCorrelation.of((*point.at, name), ranks))
     return rows
 
 
@@ -172,18 +154,18 @@ def dominant(point: Point) -> list:
     )
     values = zip(spectrum.vector_values, spectrum.vector_residuals, strict=True)
     rows: list[Any] = [
-        Eigenvector(*point.place, k, float(value), float(residual))
+        Eigenvector(*point.at, k, float(value), float(residual))
         for k, (value, residual) in enumerate(values)
     ]
     last: list[Any] = []
     for algorithm in point.updates:  # One update at a time.
         update = point.updates[algorithm]
         squares = np.asarray(sharpjax.dominant_share({algorithm: update}, spectrum)[algorithm])
-        rows += [Cosine(*point.place, algorithm, k, float(x)) for k, x in enumerate(squares)]
+        rows += [Cosine(*point.at, algorithm, k, float(x)) for k, x in enumerate(squares)]
         whole = _descent(point, update)
         rest = _descent(point, sharpjax.without_dominant(update, spectrum))
         share = float(np.nansum(squares))
-        last.append(Dominant(*point.place, algorithm, count, share, *whole, *rest))
+        last.append(Dominant(*point.at, algorithm, count, share, *whole, *rest))
     return rows + last
 
 
@@ -215,18 +197,16 @@ def block_spectra(point: Point) -> list:
         probes=options.block_probes,
         steps=options.block_steps,
     )
-    table = [np.asarray(x) for x in (found.eigenvalues, found.weights, found.residuals)]
     distances = np.asarray(found.distances)
-    rows: list[Any] = [
-        BlockRitz(*point.place, *label, p, k, *(float(x[b, p, k]) for x in table), size)
-        for b, (label, size) in enumerate(zip(found.labels, found.sizes, strict=True))
-        for p in range(options.block_probes)
-        for k in range(options.block_steps)
-    ]
+    fields = ("eigenvalues", "weights", "residuals")
+    rows: list[Any] = []
+    for b, (block, size) in enumerate(zip(found.labels, found.sizes, strict=True)):
+        own = sharpjax.Spectrum(*(getattr(found, field)[b] for field in fields), size)
+        rows += ritz_values(BlockRitz, (*point.at, *block), own)
     rows += [
-        BlockDistance(*point.place, *ours, *other, float(distances[i, j]))
+        BlockDistance(*point.at, *ours, *other, float(distances[i, j]))
         for i, ours in enumerate(found.labels)
         for j, other in enumerate(found.labels)
     ]
     numbers = len(found.labels), float(found.distance), float(found.distance_se)
-    return [*rows, BlockSummary(*point.place, *numbers)]
+    return [*rows, BlockSummary(*point.at, *numbers)]

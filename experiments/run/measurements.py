@@ -26,6 +26,7 @@ from experiments.config import Config
 from experiments.data.tasks import Task, rng
 from experiments.run import training
 from experiments.run.options import Options
+from experiments.run.training import paths
 from sharpjax.anatomy import block_sharpness, sharpness_by_rank
 from sharpjax.clip_curve import clip_curve
 from sharpjax.coordinates import sample_coordinates, take_coordinates
@@ -47,7 +48,7 @@ class Point:
     task: Task
     config: Config
     options: Options
-    place: tuple  # The values of PLACE.
+    at: tuple  # The values of AtPoint.KEY.
     params: Any
     grads: Any
     updates: Any  # `training.Updates`.
@@ -68,9 +69,8 @@ def lorenz(point: Point, algorithm: str) -> list[Lorenz]:
         fractions,
         point.task.test,
     )[algorithm]
-    columns = jax.device_get(dataclasses.astuple(found))
     return [
-        Lorenz(*point.place, algorithm, float(fraction), *(float(x[i]) for x in columns))
+        Lorenz.of((*point.at, algorithm, fraction), jax.tree.map(lambda x, i=i: x[i], found))
         for i, fraction in enumerate(fractions)
     ]
 
@@ -86,14 +86,11 @@ def blocks(point: Point, algorithm: str) -> list[Block]:
     )[algorithm]
     matrix, errors, squares = jax.device_get((found.matrix, found.matrix_se, found.squared_norms))
     return [
-        Block(
-            *point.place,
-            algorithm,
-            *ours,
-            *other,
-            sharpness=float(matrix[i, j]),
-            sharpness_se=float(errors[i, j]),
-            squared_norm=float(squares[i]),
+        Block.of(
+            (*point.at, algorithm, *ours, *other),
+            sharpness=matrix[i, j],
+            sharpness_se=errors[i, j],
+            squared_norm=squares[i],
         )
         for i, ours in enumerate(found.labels)
         for j, other in enumerate(found.labels)
@@ -109,10 +106,7 @@ def parts(point: Point) -> list[Parts]:
         point.updates,
         point.task.test,
     )
-    return [
-        Parts(*point.place, name, *map(float, dataclasses.astuple(split)))
-        for name, split in found.items()
-    ]
+    return [Parts.of((*point.at, name), split) for name, split in found.items()]
 
 
 def loss_of_logits(logits: jax.Array, batch: Any) -> jax.Array:
@@ -133,14 +127,12 @@ def span(point: Point) -> list:
     names = model.names
     cosines, curvature, errors = jax.device_get((model.gram, model.curvature, model.curvature_se))
     rows: list[Any] = [
-        SpanPair(
-            *point.place, a, b, float(cosines[i, j]), float(curvature[i, j]), float(errors[i, j])
-        )
+        SpanPair(*point.at, a, b, *(float(x[i, j]) for x in (cosines, curvature, errors)))
         for i, a in enumerate(names)
         for j, b in enumerate(names)
     ]
     rows += [
-        SpanValue(*point.place, i, float(value), float(error), bool(kept))
+        SpanValue(*point.at, i, float(value), float(error), bool(kept))
         for i, (value, error, kept) in enumerate(
             zip(step.eigenvalues, step.eigenvalues_se, step.kept, strict=True)
         )
@@ -151,10 +143,10 @@ def span(point: Point) -> list:
         newton = -slopes[i] / curvature[i, i] if convex else np.nan
         promised = slopes[i] ** 2 / (2 * curvature[i, i]) if convex else np.nan
         ours = (float(step.coefficients[i]), float(newton), float(promised))
-        rows.append(Decrease(*point.place, name, *ours, *_descend(point, update, newton)))
+        rows.append(Decrease(*point.at, name, *ours, *_descend(point, update, newton)))
     whole = combine_directions(point.updates, step.coefficients)
     ours = (float("nan"), step.norm, step.predicted_decrease)
-    rows.append(Decrease(*point.place, "span", *ours, *_descend(point, whole, step.norm)))
+    rows.append(Decrease(*point.at, "span", *ours, *_descend(point, whole, step.norm)))
     return rows
 
 
@@ -184,11 +176,21 @@ def spectrum(point: Point) -> list[Ritz]:
         probes=options.lanczos_probes,
         steps=options.lanczos_steps,
     )
-    table = [np.asarray(x) for x in (found.eigenvalues, found.weights, found.residuals)]
+    return ritz_values(Ritz, point.at, found)
+
+
+def ritz_values(table: type, key: tuple, found: Any, **columns: Any) -> list[Any]:
+    """A row for each Ritz value of a `Spectrum`."""
+    values = [np.asarray(x) for x in (found.eigenvalues, found.weights, found.residuals)]
+    names = ("eigenvalue", "weight", "residual")
     return [
-        Ritz(*point.place, p, k, *(float(x[p, k]) for x in table), found.size)
-        for p in range(options.lanczos_probes)
-        for k in range(options.lanczos_steps)
+        table.of(
+            (*key, *i),
+            parameters=found.size,
+            **dict(zip(names, (x[i] for x in values), strict=True)),
+            **columns,
+        )
+        for i in np.ndindex(values[0].shape)
     ]
 
 
@@ -208,16 +210,13 @@ def correlations(point: Point) -> list:
     samples = np.concatenate([np.asarray(x) for x in jax.tree.leaves(found.samples)], axis=1)
     diagonal = take_coordinates(found.diagonal, chosen)
     error = take_coordinates(found.standard_error, chosen)
-    paths = [
-        jax.tree_util.keystr(path, simple=True, separator="/")
-        for path, _ in jax.tree_util.tree_leaves_with_path(point.params)
-    ]
-    tensors = np.repeat(np.arange(len(paths)), [len(x) for x in jax.tree.leaves(chosen)])
+    sizes = [len(x) for x in jax.tree.leaves(chosen)]
+    tensors = np.repeat(np.arange(len(sizes)), sizes)
     everything = np.ones(len(diagonal), bool)
     scopes: list[tuple] = [("overall", everything, None), ("within tensors", everything, tensors)]
     scopes += [
         (path, tensors == i, None)
-        for i, path in enumerate(paths)
+        for i, path in enumerate(paths(point.params))
         if np.sum(tensors == i) >= _MINIMUM
     ]
     _, of_test = training.gradient(task.loss_fn, point.params, task.test, None)
@@ -228,20 +227,15 @@ def correlations(point: Point) -> list:
         bins = np.stack([_bins(gradient), _bins(diagonal)], axis=1)
         edges, counts = np.unique(bins, axis=0, return_counts=True)
         rows += [
-            Density(*point.place, name, float(x), float(y), int(count))
+            Density(*point.at, name, float(x), float(y), int(count))
             for (x, y), count in zip(edges, counts, strict=True)
         ]
         for scope, which, groups in scopes:
             ranks = rank_correlation(gradient[which], samples[:, which], groups)
             resolved = np.mean(np.abs(diagonal[which]) > 2 * error[which])
             last.append(
-                Correlation(
-                    *point.place,
-                    name,
-                    scope,
-                    **{f.name: getattr(ranks, f.name) for f in dataclasses.fields(ranks)},
-                    resolved=float(resolved),
-                    probes=options.probes,
+                Correlation.of(
+                    (*point.at, name, scope), ranks, resolved=resolved, probes=options.probes
                 )
             )
     return rows + last
@@ -267,18 +261,5 @@ def clipped(point: Point, quantity: str, scope: Any, fraction: float) -> list[Cl
         scope=scope,
         method=point.config.method,
     )
-    stats, search = found.stats, found.search
-    return [
-        Clipped(
-            *point.place,
-            quantity,
-            scope,
-            fraction,
-            slope=float(stats.slope),
-            sharpness=float(stats.sharpness),
-            sharpness_se=float(stats.sharpness_se),
-            predicted_decrease=float(stats.predicted_decrease),
-            best_step=search.best_step,
-            best_decrease=search.best_decrease,
-        )
-    ]
+    search = {k: getattr(found.search, k) for k in ("best_step", "best_decrease")}
+    return [Clipped.of((*point.at, quantity, scope, fraction), found.stats, **search)]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from experiments.rows import Scales
 from experiments.run import training
+from experiments.run.training import paths
 from sharpjax.models.tensor_places import FAMILIES, family_of, place_of
 
 
@@ -21,13 +22,9 @@ def measure(cell: tuple, step: training.Step) -> list[Scales]:
       cell: (task, trajectory, seed, epoch, batch).
       step: Its parameters, its gradient and its training loss.
     """
-    paths = [
-        jax.tree_util.keystr(path, simple=True, separator="/")
-        for path, _ in jax.tree_util.tree_leaves_with_path(step.params)
-    ]
     sums: dict[str, list[float]] = {}
     for path, *values in zip(
-        paths,
+        paths(step.params),
         [x.size for x in jax.tree.leaves(step.params)],
         map(float, _squares(step.params)),
         map(float, _squares(step.grads)),
@@ -38,9 +35,8 @@ def measure(cell: tuple, step: training.Step) -> list[Scales]:
             total[i] += value
     norm = math.fsum(gradient for _, _, gradient in sums.values())
     return [
-        Scales(
-            *cell,
-            kind=kind,
+        Scales.of(
+            (*cell, kind),
             training_loss=step.loss,
             parameters=count,
             parameter_rms=math.sqrt(parameter / count),

@@ -1,52 +1,36 @@
 """Experiment 1: directional sharpness of many algorithms along one trajectory (Appendix A.3)."""
 
-import dataclasses
 import functools
-import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
 import sharpjax
-from experiments import algorithms, records
-from experiments.config import Config
+from experiments import algorithms
 from experiments.data.tasks import Task, rng
 from experiments.errors import DamagedError
-from experiments.rows import Histogram, Landscape, Precision, Scales, Search, Sharpness
-from experiments.run import processes, scales, training
+from experiments.rows import AtPoint, Histogram, Landscape, Precision, Scales, Search, Sharpness
+from experiments.run import processes, scales
 from experiments.run.devices import Layout
-from experiments.run.progress import Watch
+from experiments.run.training import Step, Training, latest_step
 from sharpjax.directions import newton_start
 from sharpjax.magnitudes import magnitude_histogram, top_overlap, top_share
 from sharpjax.point import EDGES
 from sharpjax.precision import measure_precision
 
+if TYPE_CHECKING:
+    from experiments.run.study import Study
+
 # Of the test subset's micro-batches, those that the float64 check uses.
 PRECISION_MICRO_BATCHES = 1
-
-# What the progress calls the making of each table's rows.
-_DOING = {
-    Sharpness: "slope and sharpness",
-    Landscape: "landscapes",
-    Histogram: "histograms",
-    Scales: "scales",
-    Precision: "check in float64",
-}
+# Whose top coordinates those of every update are compared with.
+COMPARED = ("sgd", "adam")
 
 
-def run(
-    directory: Path,
-    config: Config,
-    task: Task,
-    name: str,
-    start: Any,
-    watch: Watch,
-    layout: Layout,
-) -> None:
-    """Trains along trajectory `name` from `start` and records what every algorithm would do.
+def run(study: "Study", task: Task, trajectory: str, start: Any) -> None:
+    """Trains along a trajectory from `start` and records what every algorithm would do.
 
     At each measured batch: slope, sharpness and its error for all directions, at the point before
     the update. At one of them in each measured epoch: the search and the landscape along all of
@@ -58,250 +42,171 @@ def run(
       Interrupted: it was asked to stop.
       DamagedError: a record or a checkpoint cannot be read or written, or is not there any more.
     """
-    measured = {
-        (epoch, batch): False
-        for epoch in config.measured_epochs
-        for batch in task.measured_batches(epoch)
-    }
-    for epoch in config.measured_epochs:
-        drawn = rng(task.seed, task.name, "landscape", epoch).choice(task.measured_batches(epoch))
-        measured[epoch, int(drawn)] = True
-    full = {point for point, landscape in measured.items() if landscape}
-    checked = {"none": set(), "first": {min(full)}, "all": set(measured)}[config.precision_check]
-    wanted = {
-        Sharpness: set(measured),
-        Landscape: full,
-        Histogram: full,
-        Scales: full,
-        Precision: checked,
-    }
+    config, column = study.config, (task.name, trajectory, task.seed)
+    wanted = _wanted(task)
+    where = dict(zip(AtPoint.KEY, column, strict=False))
     missing = {
-        table: points - _recorded(directory, table, (task.name, name, task.seed))
+        table: points - {(r.epoch, r.batch) for r in study.recorded(table, **where)}
         for table, points in wanted.items()
     }
     per_epoch = config.batches_per_epoch
     number = lambda point: (point[0] - 1) * per_epoch + point[1]  # noqa: E731
-    checkpoints = directory / "checkpoints" / f"sharpness-{task.name}-{name}-{task.seed}"
-    passed = processes.from_first(lambda: training.latest_step(checkpoints))
+    checkpoints = study.checkpoints("sharpness", task.name, trajectory, task.seed)
+    passed = processes.from_first(lambda: latest_step(checkpoints.directory))
     lost = sorted(p for p in missing[Sharpness] if number(p) <= passed)
     if lost:
         epoch, batch = lost[0]
         raise DamagedError(
-            f"{directory / Sharpness.FILE} has lost {len(lost)} points that were measured, "
+            f"{study.directory / Sharpness.FILE} has lost {len(lost)} points that were measured, "
             f"the first of them epoch {epoch}, batch {batch}: put a whole copy of it back, or "
-            f"delete {checkpoints}, and the same command measures them again"
+            f"delete {checkpoints.directory}, and the same command measures them again"
         )
     # Of a point that training has passed, nothing else is made: an earlier version made less.
     missing = {t: {p for p in points if number(p) > passed} for t, points in missing.items()}
     if not any(missing.values()):
         return
-    test = layout.place_batch(task.test)
-    last_epoch, last_batch = max(measured)
+    test = study.layout.place_batch(task.test)
 
-    def observe(step: training.Step) -> None:
+    def observe(step: Step) -> None:
         point = (step.number - 1) // per_epoch + 1, (step.number - 1) % per_epoch + 1
-        cell = (task.name, name, task.seed, *point)
-        makers = {
-            Sharpness: lambda: _sharpness_rows(cell, config, step, stats()),
-            Landscape: lambda: _landscape_rows(cell, config, task, step, stats(), test),
-            Histogram: lambda: _histogram_rows(cell, step),
-            Scales: lambda: scales.measure(cell, step),
-            Precision: lambda: _precision_rows(cell, task, config, layout, step),
-        }
-
-        @functools.cache
-        def stats():
-            return step.updates.measure(
-                task.loss_fn, test, method=config.method, chunk=config.chunk
-            )
-
-        # Each is on disk before the next begins.
-        for table, make in makers.items():
+        here = _Here(task, study.layout, (*column, *point), step, test)
+        for table, (doing, make) in _MEASURED.items():
             if point in missing[table] or (table is Scales and step.number == 1):
-                with watch.doing(_DOING[table]):
-                    rows = make()
-                if processes.is_first():
-                    records.append(directory, rows)
+                with study.watch.doing(doing):
+                    rows = make(here)
+                study.record(rows)  # On disk before the next begins.
 
     def kind(point: tuple[int, int]) -> str:
         names = {Landscape: "landscapes", Precision: "a check in float64"}
         also = " and ".join(name for table, name in names.items() if point in missing[table])
         return f"measurement with {also}" if also else "measurement"
 
-    follow(
-        config,
-        task,
-        name,
-        start,
-        title=f"{task.name}, {name} trajectory, seed {task.seed}",
-        directory=checkpoints,
-        steps=(last_epoch - 1) * per_epoch + last_batch,
-        observe=observe,
-        watch=watch,
-        kinds={number(point): kind(point) for point in set().union(*missing.values())},
-        layout=layout,
-    )
+    title = f"{task.name}, {trajectory} trajectory, seed {task.seed}"
+    kinds = {number(point): kind(point) for point in set().union(*missing.values())}
+    what = following(task, trajectory, title, number(max(wanted[Sharpness])), kinds)
+    study.train(what, start, checkpoints=checkpoints, observe=observe)
 
 
-def _recorded(directory: Path, table: type, column: tuple) -> set[tuple[int, int]]:
-    """The points (epoch, batch) of a column (task, trajectory, seed) that a table has."""
-    rows = processes.from_first(lambda: records.read(directory, table))
-    return {(r.epoch, r.batch) for r in rows if (r.task, r.trajectory, r.seed) == column}
-
-
-def follow(
-    config: Config,
-    task: Task,
-    name: str,
-    start: Any,
-    *,
-    title: str,
-    directory: Path,
-    steps: int,
-    observe: Callable[[training.Step], None],
-    watch: Watch,
-    kinds: Mapping[int, str] | None = None,
-    layout: Layout | None = None,
-) -> None:
-    """Trains along trajectory `name`, observed with the updates of all that is measured there."""
-    rate = {"sgd": config.sgd_learning_rate, "adam": config.adam_learning_rate}[name]
-    training.train(
+def following(
+    task: Task, trajectory: str, title: str, steps: int, kinds: Mapping[int, str] | None = None
+) -> Training:
+    """A trajectory on which each step has the updates of all that is measured there."""
+    config = task.config
+    return Training(
         title,
-        directory=directory,
-        params=start,
-        transformation=algorithms.pseudo_updates(config.measured(name), config.clip_fraction),
+        algorithms.pseudo_updates(config.measured(trajectory), config.clip_fraction),
+        task.training_loss_fn,
+        task.training_batches,
+        steps,
         # The trajectory's own update is one of the pseudo-updates, at its rate.
-        select=(name, rate),
-        loss_fn=task.training_loss_fn,
-        batches=lambda done: epochs(task, done),
-        steps=steps,
-        watch=watch,
-        observe=observe,
-        checkpoint_every=config.checkpoint_every,
+        select=(trajectory, config.rate_along(trajectory)),
+        dropout_key=task.dropout_key,
         kinds=kinds,
-        dropout_key=dropout_key(config, task),
-        layout=layout,
     )
 
 
-def epochs(task: Task, done: int):
-    """The study's training batches from step `done` + 1 on, without end."""
-    epoch, skip = divmod(done, task.config.batches_per_epoch)
-    while True:
-        epoch += 1
-        yield from task.batches(epoch)[skip:]
-        skip = 0
+def _wanted(task: Task) -> dict[type, set[tuple[int, int]]]:
+    """The points (epoch, batch) of each table."""
+    config = task.config
+    measured, full = set(), set()
+    for epoch in config.measured_epochs:
+        batches = task.measured_batches(epoch)
+        measured |= {(epoch, batch) for batch in batches}
+        full.add((epoch, int(rng(task.seed, task.name, "landscape", epoch).choice(batches))))
+    checked = {"none": set(), "first": {min(full)}, "all": measured}[config.precision_check]
+    return {
+        Sharpness: measured, Landscape: full, Histogram: full, Scales: full, Precision: checked
+    }  # fmt: skip
 
 
-def dropout_key(config: Config, task: Task) -> jax.Array | None:
-    """The key of a run's dropout, if it has any."""
-    seed = int(rng(task.seed, task.name, "dropout").integers(2**31))
-    return jax.random.key(seed) if config.dropout else None
+class _Here:
+    """A measured point, and what its tables are made of."""
 
+    def __init__(self, task: Task, layout: Layout, key: tuple, step: Step, test: Any):
+        self.task, self.config, self.layout = task, task.config, layout
+        self.key, self.step, self.test = key, step, test
 
-def _sharpness_rows(cell, config, step, stats) -> list[Sharpness]:
-    threshold = float(_threshold(step.grads, config.clip_fraction))
-    shares = {k: float(top_share(u, config.clip_fraction)) for k, u in step.updates.items()}
-    overlaps = _overlaps(step.updates, config.clip_fraction)
-    reference = abs(float(stats["sgd"].sharpness))
-    return [
-        Sharpness(
-            *cell,
-            algorithm,
-            loss=float(s.loss),
-            slope=float(s.slope),
-            sharpness=float(s.sharpness),
-            sharpness_se=float(s.sharpness_se),
-            ratio=float(s.sharpness) / reference if reference else float("nan"),
-            update_norm=float(s.update_norm),
-            threshold=threshold,
-            newton_step=float(s.newton_step),
-            predicted_decrease=float(s.predicted_decrease),
-            top_share=shares[algorithm],
-            slope_se=float(s.slope_se),
-            step_ratio=float(s.step_ratio),
-            **{f"overlap_{other}": overlaps[other][algorithm] for other in _COMPARED},
+    @functools.cached_property
+    def stats(self) -> dict[str, Any]:
+        config = self.config
+        return self.step.updates.measure(
+            self.task.loss_fn, self.test, method=config.method, chunk=config.chunk
         )
-        for algorithm, s in stats.items()
+
+
+def _sharpness_rows(here: _Here) -> list[Sharpness]:
+    step, fraction = here.step, here.config.clip_fraction
+    threshold = _threshold(step.grads, fraction)
+    shares = {name: top_share(update, fraction) for name, update in step.updates.items()}
+    overlaps = _overlaps(step.updates, fraction)
+    reference = abs(float(here.stats["sgd"].sharpness))
+    return [
+        Sharpness.of(
+            (*here.key, name),
+            stats,
+            ratio=float(stats.sharpness) / reference if reference else float("nan"),
+            threshold=threshold,
+            top_share=shares[name],
+            **overlaps[name],
+        )
+        for name, stats in here.stats.items()
     ]
 
 
-# Whose top coordinates those of every update are compared with.
-_COMPARED = ("sgd", "adam")
-
-
 def _overlaps(updates: Mapping[str, Any], fraction: float) -> dict[str, dict[str, float]]:
-    """[compared][algorithm]: the share of top coordinates that the two updates have in common.
+    """[algorithm][column]: the share of top coordinates in common with those of COMPARED.
 
     Of `updates`, which are made when they are asked for, three at most are held at once.
     """
-    others = {name: updates[name] for name in _COMPARED if name in updates}
-    found = {name: dict.fromkeys(updates, math.nan) for name in _COMPARED}
+    others = {name: updates[name] for name in COMPARED if name in updates}
+    found = {}
     for algorithm in updates:
         own = others[algorithm] if algorithm in others else updates[algorithm]
-        table = np.asarray(_overlap([own, *others.values()], fraction))
-        for other, share in zip(others, table[0, 1:], strict=True):
-            found[other][algorithm] = float(share)
+        trees = dict(enumerate([own, *others.values()]))
+        shares = np.asarray(top_overlap({str(i): u for i, u in trees.items()}, fraction))[0, 1:]
+        found[algorithm] = {f"overlap_{o}": x for o, x in zip(others, shares, strict=True)}
     return found
 
 
-def _overlap(updates: list[Any], fraction: float) -> Any:
-    return top_overlap({str(i): update for i, update in enumerate(updates)}, fraction)
-
-
-def _landscape_rows(cell, config, task, step, stats, test) -> list:
+def _landscape_rows(here: _Here) -> list[Search | Landscape]:
     # The landscape's rows are written last: where they are, the searches are too.
     searches, rows = [], []
-    for algorithm, update in step.updates.items():
+    for name, update in here.step.updates.items():
         search = sharpjax.search_along(
-            task.loss_fn,
-            step.params,
+            here.task.loss_fn,
+            here.step.params,
             update,
-            test,
-            initial_step=newton_start(stats[algorithm]),
-            points=config.landscape_points,
+            here.test,
+            initial_step=newton_start(here.stats[name]),
+            points=here.config.landscape_points,
         )
-        searches.append(
-            Search(
-                *cell,
-                algorithm,
-                best_step=float(search.best_step),
-                best_decrease=float(search.best_decrease),
-                critical_step=float(search.critical_step),
-                status=search.status,
-            )
-        )
+        searches.append(Search.of((*here.key, name), search))
         # The curve ends where the loss is back at its start, if it ever is.
         critical = search.critical_step
         end = max(critical, search.best_step) if 0 < critical < float("inf") else float("inf")
         rows += [
-            Landscape(*cell, algorithm, step=float(s), loss=float(loss))
-            for s, loss in zip(search.steps, search.losses, strict=True)
-            if s <= end
+            Landscape.of((*here.key, name, distance), loss=loss)
+            for distance, loss in zip(search.steps, search.losses, strict=True)
+            if distance <= end
         ]
     return searches + rows
 
 
-def _histogram_rows(cell, step) -> list[Histogram]:
+def _histogram_rows(here: _Here) -> list[Histogram]:
+    bounds = np.concatenate([[-np.inf], EDGES, [np.inf]])
+
     def rows(algorithm: str, quantity: str, tree: Any) -> list[Histogram]:
-        bounds = np.concatenate([[-np.inf], EDGES, [np.inf]])
+        counts = magnitude_histogram(tree, 10.0**EDGES)
         return [
-            Histogram(
-                *cell,
-                algorithm,
-                quantity=quantity,
-                lower=float(bounds[i]),
-                upper=float(bounds[i + 1]),
-                count=int(count),
-            )
-            for i, count in enumerate(magnitude_histogram(tree, 10.0**EDGES))
+            Histogram.of((*here.key, algorithm, quantity, lower), upper=upper, count=count)
+            for lower, upper, count in zip(bounds, bounds[1:], counts, strict=False)
             if count
         ]
 
-    found = rows("sgd", "gradient", step.grads)
-    found += rows("sgd", "momentum", step.updates["sgd"])
-    for algorithm, update in step.updates.items():
-        found += rows(algorithm, "update", update)
+    found = rows("sgd", "gradient", here.step.grads)
+    found += rows("sgd", "momentum", here.step.updates["sgd"])
+    for name, update in here.step.updates.items():
+        found += rows(name, "update", update)
     return found
 
 
@@ -321,17 +226,25 @@ class _Gathered(Mapping):
         return len(self._updates)
 
 
-def _precision_rows(cell, task, config, layout, step) -> list[Precision]:
+def _precision_rows(here: _Here) -> list[Precision]:
     """The same point, directions and data in float64, one update at a time on the host."""
     found = measure_precision(
-        task.loss_fn,
-        layout.gather(step.params),
-        _Gathered(step.updates, layout),
-        task.test,
-        method=config.method,
+        here.task.loss_fn,
+        here.layout.gather(here.step.params),
+        _Gathered(here.step.updates, here.layout),
+        here.task.test,
+        method=here.config.method,
         micro_batches=PRECISION_MICRO_BATCHES,
     )
-    return [Precision(*cell, name, **dataclasses.asdict(f)) for name, f in found.items()]
+    return [Precision.of((*here.key, name), result) for name, result in found.items()]
 
 
 _threshold = jax.jit(sharpjax.top_fraction_threshold, static_argnums=1)
+# What each table holds, as the progress calls it, and what makes its rows at a point.
+_MEASURED: dict[type, tuple[str, Callable[[_Here], list]]] = {
+    Sharpness: ("slope and sharpness", _sharpness_rows),
+    Landscape: ("landscapes", _landscape_rows),
+    Histogram: ("histograms", _histogram_rows),
+    Scales: ("scales", lambda here: scales.measure(here.key, here.step)),
+    Precision: ("check in float64", _precision_rows),
+}

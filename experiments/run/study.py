@@ -21,10 +21,12 @@ from experiments import records
 from experiments.config import Config
 from experiments.data.tasks import Task, make_task
 from experiments.errors import DataError, RefusedError
+from experiments.rows import Row
 from experiments.run import anatomy, convergence, plan, processes, sharpness, training
 from experiments.run.devices import Layout, one_device
 from experiments.run.options import Options
 from experiments.run.progress import Watch
+from experiments.run.training import Checkpoints, Training
 
 # What a directory's records and its warm-ups belong to, by the checksums of its provenance.
 BELONGS = {
@@ -174,70 +176,92 @@ class Study:
                 f"names: {', '.join(words)}; put them back, or choose another --out"
             )
 
+    def record(self, rows: list[Row]) -> None:
+        """Writes rows down; all processes call it, and the first one writes."""
+        if processes.is_first():
+            records.append(self.directory, rows)
+
+    def recorded(self, table: type[Row], **where: Any) -> list[Any]:
+        """The rows that are there already, with these values in their columns."""
+        rows = processes.from_first(lambda: records.read(self.directory, table))
+        return [r for r in rows if all(getattr(r, k) == v for k, v in where.items())]
+
+    def checkpoints(self, *name: Any, every: int = 1) -> Checkpoints:
+        """Those of one trajectory; `every` multiplies the configuration's steps between two."""
+        folder = self.directory / "checkpoints" / "-".join(map(str, name))
+        return Checkpoints(folder, every * self.config.checkpoint_every)
+
+    def train(self, what: Training, params: Any, **options: Any) -> Any:
+        """`training.train` with the study's progress, on its devices."""
+        return training.train(what, params, self.watch, layout=self.layout, **options)
+
     def start(self, task: Task) -> Any:
         """Where every run of a task and seed starts: the model warmed up, once for all of them."""
         if not self.config.warmup_steps:
             return task.initial_params
         with self._timed(f"warm-up, {task.name}"):
-            return training.train(
+            warmup = Training(
                 f"{task.name}, warm-up, seed {task.seed}",
-                directory=self.directory / "checkpoints" / f"warmup-{task.name}-{task.seed}",
-                params=task.initial_params,
-                transformation=optax.adam(self.config.warmup_learning_rate),
-                loss_fn=task.training_loss_fn,
-                batches=task.warmup_batches,
-                steps=self.config.warmup_steps,
-                watch=self.watch,
-                # A warm-up step is short: checkpoints of it are rarer.
-                checkpoint_every=10 * self.config.checkpoint_every,
-                dropout_key=sharpness.dropout_key(self.config, task),
-                layout=self.layout,
+                optax.adam(self.config.warmup_learning_rate),
+                task.training_loss_fn,
+                task.warmup_batches,
+                self.config.warmup_steps,
+                dropout_key=task.dropout_key,
             )
+            # A warm-up step is short: checkpoints of it are rarer.
+            kept = self.checkpoints("warmup", task.name, task.seed, every=10)
+            return self.train(warmup, task.initial_params, checkpoints=kept)
 
-    def sharpness(self, name: str, along: str, seed: int) -> None:
+    def sharpness(self, name: str, trajectory: str, seed: int) -> None:
         """One column of Tables 3 to 6 at one seed."""
         task = self.task(name, seed)
         start = self.start(task)
-        with self._timed(f"sharpness, {name}, {along} trajectory"):
-            sharpness.run(self.directory, self.config, task, along, start, self.watch, self.layout)
+        with self._timed(f"sharpness, {name}, {trajectory} trajectory"):
+            sharpness.run(self, task, trajectory, start)
 
     def convergence(self, name: str) -> None:
         """One panel of Figure 4."""
         task = self.task(name, self.config.seed)
         start = self.start(task)
         with self._timed(f"convergence, {name}"):
-            convergence.run(self.directory, self.config, task, start, self.watch, self.layout)
+            convergence.run(self, task, start)
 
     def anatomy(
         self,
         name: str,
-        along: str,
+        trajectory: str,
         epoch: int | None = None,
         batch: int | None = None,
         options: Options | None = None,
     ) -> None:
-        """The anatomy of sharpness at one point of a trajectory."""
+        """The anatomy of sharpness at one point of a trajectory.
+
+        Args:
+          name: The task.
+          trajectory: The optimizer whose trajectory leads to the point.
+          epoch: Of the point, from 1; None takes the first that the sharpness experiment measures.
+          batch: Of the epoch, from 1; None takes the first that is measured there, so that the
+            point's sharpness is also in sharpness.csv. The start itself is epoch 1, batch 1.
+          options: How finely the measurements look.
+
+        Raises:
+          ValueError: no such epoch or batch.
+        """
+        self.config.check_point(epoch, batch)
         task = self.task(name, self.config.seed)
+        epoch = min(self.config.measured_epochs) if epoch is None else epoch
+        batch = task.measured_batches(epoch)[0] if batch is None else batch
         start = self.start(task)
-        with self._timed(f"anatomy, {name}, {along} trajectory"):
-            anatomy.run(
-                self.directory,
-                self.config,
-                task,
-                along,
-                start,
-                self.watch,
-                epoch=epoch,
-                batch=batch,
-                options=options,
-            )
+        with self._timed(f"anatomy, {name}, {trajectory} trajectory"):
+            at = (task.name, trajectory, task.seed, epoch, batch)
+            anatomy.run(self, task, at, start, options or Options())
 
     def reproduce(self) -> None:
         """Both experiments on both tasks; further seeds of the first come last."""
         for seed in self.config.seeds:
             for name in configuration.TASKS:
-                for along in configuration.TRAJECTORIES:
-                    self.sharpness(name, along, seed)
+                for trajectory in configuration.TRAJECTORIES:
+                    self.sharpness(name, trajectory, seed)
             if seed == self.config.seed:
                 for name in configuration.TASKS:
                     self.convergence(name)

@@ -1,6 +1,7 @@
 """The training loop: jitted steps, checkpoints, resuming to the bit."""
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import re
@@ -96,44 +97,52 @@ class Step(NamedTuple):
     updates: Any  # Of many optimizers, `HeldUpdates` or `Updates`; of one, nothing.
 
 
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """What is trained: by which optimizer, on which batches, how long."""
+
+    name: str  # What the progress calls it.
+    # Its updates may be a dict of many (pseudo-updates). If it takes extra arguments, it is given
+    # `value`, `grad` and `value_fn`, the batch's loss as a function of the parameters.
+    transformation: optax.GradientTransformation
+    loss_fn: Callable  # loss_fn(params, micro_batch, key).
+    # batches(start) yields the batches of steps start + 1, start + 2, …, each a pytree of leaves
+    # [micro_batches, micro_batch, …].
+    batches: Callable[[int], Iterator[Any]]
+    steps: int  # The last step.
+    select: tuple[str, float] | None = None  # Of many updates, the applied one's name and rate.
+    dropout_key: jax.Array | None = None  # Folded with the step; None trains without dropout.
+    # What the steps do that do more than train, by their numbers; for the time left.
+    kinds: Mapping[int, str] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoints:
+    """Where they lie, and how many steps there are between two."""
+
+    directory: Path
+    every: int = 1
+
+
 def train(
-    name: str,
-    *,
-    directory: Path | None,
+    what: Training,
     params: Any,
-    transformation: optax.GradientTransformation,
-    loss_fn: Callable,
-    batches: Callable[[int], Iterator[Any]],
-    steps: int,
     watch: Watch,
-    select: tuple[str, float] | None = None,
+    *,
+    checkpoints: Checkpoints | None = None,
     observe: Callable[[Step], bool | None] = lambda step: None,
     flush: Callable[[], None] = lambda: None,
-    checkpoint_every: int = 1,
-    kinds: Mapping[int, str] | None = None,
-    dropout_key: jax.Array | None = None,
     layout: Layout | None = None,
 ) -> Any:
-    """Trains to step `steps` from the last checkpoint, or from `params`, and returns parameters.
+    """Trains to the last step from the last checkpoint, or from `params`, and returns parameters.
 
     Args:
-      name: What the progress calls it.
-      directory: Of its checkpoints; None keeps none.
+      what: The optimizer, the loss and the batches.
       params: The starting point; host arrays.
-      transformation: Any optax transformation; its updates may be a dict of many (pseudo-updates).
-        If it takes extra arguments, it is given `value`, `grad` and `value_fn`, the batch's loss as
-        a function of the parameters.
-      loss_fn: `loss_fn(params, micro_batch, key)`.
-      batches: `batches(start)` yields the batches of steps start + 1, start + 2, …, each a pytree
-        of leaves [micro_batches, micro_batch, …].
-      steps: The last step.
       watch: Told of every step, and asked whether to stop.
-      select: Of many updates, the name and the rate of the one that is applied.
+      checkpoints: One is made at the end too; None keeps none.
       observe: Called at every step before the update; a true answer ends the training there.
       flush: Called before a checkpoint is made: all that was observed must be recorded by then.
-      checkpoint_every: Steps between checkpoints; one is made at the end too.
-      kinds: What the steps do that do more than train, by their numbers; for the time left.
-      dropout_key: Folded with the step; None trains without dropout.
       layout: Where parameters, states and batches lie; None is one device.
 
     Returns:
@@ -144,17 +153,18 @@ def train(
       DamagedError: a checkpoint that cannot be written or read; it is named with what to do.
     """
     layout = layout or one_device()
-    programs = make_programs(transformation, loss_fn, layout)
+    name, steps, select, loss_fn = what.name, what.steps, what.select, what.loss_fn
+    programs = make_programs(what.transformation, loss_fn, layout)
     lazy = select is not None and not are_held(programs.bound, params)
     chosen, rate = select or (None, 1.0)
     params = layout.place(params)  # Copies: the first step's parameters are donated.
     state = programs.init(params)
-    with _checkpoints(directory) as manager:
+    with _manager(checkpoints) as manager:
         start = processes.from_first(lambda: manager.latest_step() or 0) if manager else 0
         if start:
             tree = {"params": params, "state": state}
             like = jax.tree.map(ocp.utils.to_shape_dtype_struct, _storable(tree))
-            with _told(directory, start, _UNREADABLE):
+            with _told(checkpoints.directory, start, _UNREADABLE):
                 restored = manager.restore(start, args=ocp.args.StandardRestore(like))
             restored = jax.tree.map(lambda new, x: new if x.size else x, restored, tree)
             params, state = restored["params"], restored["state"]
@@ -167,13 +177,16 @@ def train(
             flush()
             if manager and number > saved:
                 tree = {"params": params, "state": state}
-                with _told(directory, number, _UNWRITTEN):
+                with _told(checkpoints.directory, number, _UNWRITTEN):
                     manager.save(number, args=ocp.args.StandardSave(_storable(tree)))
                 saved = number
 
-        with watch.stage(name, steps, start, kinds) as stage:
-            for number, batch in zip(range(start + 1, steps + 1), batches(start), strict=False):
-                key = None if dropout_key is None else jax.random.fold_in(dropout_key, number)
+        with watch.stage(name, steps, start, what.kinds) as stage:
+            for number, batch in zip(
+                range(start + 1, steps + 1), what.batches(start), strict=False
+            ):
+                key = what.dropout_key
+                key = None if key is None else jax.random.fold_in(key, number)
                 batch = layout.place_batch(batch)
                 loss, grads = gradient(loss_fn, params, batch, key, layout)
                 about = {"value": loss, "batch": batch, "key": key}
@@ -196,10 +209,16 @@ def train(
                 if processes.any_of(watch.stopping):
                     save(number)
                     raise Interrupted(f"{name} stopped after step {number} of {steps}")
-                if number % checkpoint_every == 0:
+                if checkpoints and number % checkpoints.every == 0:
                     save(number)
         save(number)
     return layout.gather(params)
+
+
+def paths(tree: Any) -> list[str]:
+    """The path of every leaf, as the records have it."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
 
 
 def _storable(tree: Any) -> Any:
@@ -349,10 +368,11 @@ def latest_step(directory: Path) -> int:
 
 
 @contextlib.contextmanager
-def _checkpoints(directory: Path | None):
-    if directory is None:
+def _manager(checkpoints: Checkpoints | None):
+    if checkpoints is None:
         yield None
         return
     options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
-    with ocp.CheckpointManager(directory.absolute(), options=options) as manager:
+    directory = checkpoints.directory.absolute()
+    with ocp.CheckpointManager(directory, options=options) as manager:
         yield manager

@@ -16,11 +16,12 @@ from experiments import anatomy_rows as anatomy
 from experiments.__main__ import main
 from experiments.algorithms import AlgorithmError
 from experiments.report import claims, page
-from experiments.report.tables import Run, claim_table
+from experiments.report.recorded import Run
+from experiments.report.tables import claim_table
 from experiments.rows import Sharpness
 from experiments.run import convergence, sharpness, training
 from experiments.run.training import gradient, mean_loss
-from sharpjax.plot.style import COLOURS, Style
+from sharpjax.plot.style import COLOURS, Style, family, label
 from tests.cases import network
 from tests.experiments import tiny
 from tests.experiments.report.test_claims import synthetic_rows
@@ -146,7 +147,7 @@ def test_labels_are_readable_and_in_order():
     names = ["lion_clip", "sgd_clip_update", "adam", "muon_clip_clip_update", "sgd", "sign_sgd"]
     ordered = algorithms.in_order([*names, "adam"])
     assert ordered == ["sgd", "adam", *(n for n in names if n not in ("sgd", "adam"))]
-    assert [algorithms.label(n) for n in ordered] == [
+    assert [label(n) for n in ordered] == [
         "SGD",
         "Adam",
         "Lion, clipped",
@@ -154,9 +155,8 @@ def test_labels_are_readable_and_in_order():
         "Muon, gradient and update clipped",
         "Sign SGD",
     ]
-    assert {n: algorithms.label(n) for n in paper.ALGORITHMS} == paper.ALGORITHMS
-    assert algorithms.label("sgd_clip:0.1") == "SGD, clipped at 0.1"
-    assert algorithms.family("sgd_clip:0.1") == "sgd"
+    assert {n: label(n) for n in paper.ALGORITHMS} == paper.ALGORITHMS
+    assert label("sgd_clip:0.1") == "SGD, clipped 10 %"
 
 
 def test_a_configurations_algorithms():
@@ -239,7 +239,7 @@ def test_claims_of_absent_algorithms_are_not_measured_and_the_others_stay(tmp_pa
     names = [RENAMED.get(n, n) for n in paper.ALGORITHMS]
     records.append(tmp_path, renamed(rows))
     records.write_json(tmp_path / "config.json", {"algorithms": names})
-    text = page.write_report(tmp_path).read_text(encoding="utf-8")
+    text = page.write_report(Run(tmp_path)).read_text(encoding="utf-8")
     before, found = claims.evaluate(rows), claims.evaluate(renamed(rows))
     for old, new, row in zip(before, found, claim_table(found, Run(tmp_path)).rows, strict=True):
         if claims.compared(new) & RENAMED.keys():
@@ -254,7 +254,7 @@ def test_other_algorithms_have_colours_of_their_own_and_what_is_clipped_shows():
     names = [*paper.ALGORITHMS, "lion", "lion_clip", "muon", "sophia_clip_update", "span"]
     look = Style(names)
     assert look.colour("lion") == look.colour("lion_clip") != look.colour("muon")
-    families = {algorithms.family(n) for n in names}
+    families = {family(n) for n in names}
     assert len({look.colour(n) for n in families}) == len(families)
     assert {n: look.colour(n) for n in COLOURS} == COLOURS
     lines = [look.line(n)["linestyle"] for n in ("lion", "lion_clip", "sophia_clip_update")]
@@ -264,6 +264,6 @@ def test_other_algorithms_have_colours_of_their_own_and_what_is_clipped_shows():
 def test_the_anatomy_of_other_algorithms_is_drawn(tmp_path):
     rows = renamed(r for r in test_anatomy.synthetic() if hasattr(r, "algorithm"))
     records.append(tmp_path, [r for r in rows if type(r) in (anatomy.Decrease, anatomy.Parts)])
-    text = page.write_report(tmp_path).read_text(encoding="utf-8")
+    text = page.write_report(Run(tmp_path)).read_text(encoding="utf-8")
     assert "Lion, clipped" in text and "best step in the span" in text
     assert "span of all directions" in text

@@ -79,7 +79,6 @@ def test_wrong_columns_are_refused(tmp_path):
         records.read(tmp_path, Convergence)
 
 
-@dataclasses.dataclass(frozen=True)
 class Later(Sharpness):
     """A table as a later version has it: one column more, with what rows without it had."""
 

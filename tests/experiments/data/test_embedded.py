@@ -65,7 +65,7 @@ def _tables():
         present = {verb.present[person].strip("*") for verb in verbs}
         aspired |= {form for form in present if form.startswith("ha")}
         present |= {forms[person] for forms in (ETRE, AVOIR)}
-        present |= {modal.split(",")[person] for modal in lexicon.MODALS.values()}
+        present |= {modal[person] for modal in lexicon.MODALS.values()}
         forms[person] = present
     aspired |= {"haïr", "haï", "haïssais", "haïssait", "haïssions", "haïssiez", "haïssaient"}
     return nouns, adjectives, before, forms, aspired

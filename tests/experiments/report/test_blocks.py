@@ -2,8 +2,8 @@
 
 import pytest
 
-from experiments.report import blocks
-from experiments.report.tables import Table
+from experiments.report import blocks, table
+from experiments.report.table import Table
 
 TABLE = Table(
     "Ratios", ("", "epoch 2", "paper", "epoch 5", "paper"),
@@ -52,7 +52,7 @@ def test_unmarked_numbers():
 
 
 def test_markdown():
-    assert blocks.markdown(TABLE).splitlines() == [
+    assert table.markdown(TABLE).splitlines() == [
         "**Ratios**",
         "",
         "|  | epoch 2 | paper | epoch 5 | paper |",
@@ -63,7 +63,7 @@ def test_markdown():
         "Means.",
     ]
     words = Table("", ("", "held"), [("a b", "because it is so and not otherwise")])
-    assert blocks.markdown(words).splitlines() == [
+    assert table.markdown(words).splitlines() == [
         "|  | held |",
         "|---|---|",
         "| a\u00a0b | because it is so and not otherwise |",
@@ -71,10 +71,10 @@ def test_markdown():
 
 
 def test_cell_finds_the_column_after_the_one_named_before():
-    assert blocks.cell(TABLE, "SGD", "epoch 2") == "1.00"
-    assert blocks.cell(TABLE, "a|b", "paper") == "0.6"
-    assert blocks.cell(TABLE, "a|b", "epoch 5", "paper") == "0.8"
+    assert table.cell(TABLE, "SGD", "epoch 2") == "1.00"
+    assert table.cell(TABLE, "a|b", "paper") == "0.6"
+    assert table.cell(TABLE, "a|b", "epoch 5", "paper") == "0.8"
     with pytest.raises(ValueError, match="no row 'Adam'; there are 'SGD'"):
-        blocks.cell(TABLE, "Adam", "paper")
+        table.cell(TABLE, "Adam", "paper")
     with pytest.raises(ValueError, match="no column 'epoch 9'; there are 'epoch 2'"):
-        blocks.cell(TABLE, "SGD", "epoch 9")
+        table.cell(TABLE, "SGD", "epoch 9")

@@ -9,6 +9,7 @@ import pytest
 
 from experiments import paper, records
 from experiments.report import claims
+from experiments.report.recorded import Run
 from experiments.rows import (
     Convergence,
     Histogram,
@@ -152,7 +153,7 @@ def test_synthetic_run_holds(rows, tmp_path):
     found = claims.evaluate(rows)
     assert all(claim.held == claim.total > 0 for claim in found)
     records.append(tmp_path, rows)
-    assert claims.evaluate(tmp_path) == found
+    assert claims.evaluate(Run(tmp_path).rows) == found
 
 
 def test_ratio_is_the_mean_of_ratios_not_the_ratio_of_means():

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from experiments import paper, records
 from experiments.report import claims, page
+from experiments.report.recorded import Run
 from experiments.rows import TABLES, Convergence, Sharpness
 from tests.experiments.report.test_claims import synthetic_rows
 
@@ -51,7 +52,7 @@ def write(directory, rows, config=CONFIG, provenance=PROVENANCE):
     records.append(directory, rows)
     records.write_json(directory / "config.json", config)
     records.write_json(directory / "provenance.json", provenance)
-    return page.write_report(directory).read_text(encoding="utf-8")
+    return page.write_report(Run(directory)).read_text(encoding="utf-8")
 
 
 class Checker(html.parser.HTMLParser):
@@ -99,7 +100,7 @@ def test_whole_run(rows, tmp_path):
     assert not checker.open
     assert all(a.startswith("data:") for a in checker.addresses) and "script" not in checker.tags
     stored = json.loads((tmp_path / "claims.json").read_text())
-    assert stored == claims.to_json(claims.evaluate(tmp_path))
+    assert stored == claims.to_json(claims.evaluate(Run(tmp_path).rows))
     assert (tmp_path / "figures" / "sharpness_ratios.png").exists()
 
 
@@ -129,10 +130,9 @@ def test_what_did_not_hold_is_said(rows, tmp_path):
 def test_any_one_table_is_enough(rows, tmp_path, table):
     only = [r for r in rows if type(r) is table]
     records.append(tmp_path, only)
-    text = page.write_report(tmp_path).read_text(encoding="utf-8")
-    assert text.endswith("</html>\n")
     console = Console(width=80, quiet=True)
-    page.print_tables(tmp_path, console)
+    text = page.write_report(Run(tmp_path), console).read_text(encoding="utf-8")
+    assert text.endswith("</html>\n")
 
 
 def test_run_in_progress(rows, tmp_path):
@@ -149,7 +149,7 @@ def test_run_in_progress(rows, tmp_path):
 
 def test_no_records_is_one_clear_line(tmp_path):
     with pytest.raises(ValueError, match=r"no records") as error:
-        page.write_report(tmp_path)
+        Run(tmp_path)
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
 
@@ -157,7 +157,7 @@ def test_terminal_tables(rows, tmp_path):
     records.append(tmp_path, [r for r in rows if isinstance(r, Sharpness)])
     console = Console(width=100)
     with console.capture() as captured:
-        page.print_tables(tmp_path, console)
+        page.write_report(Run(tmp_path), console)
     text = captured.get()
     assert "Table 4" in text and "1 / 1" in text and "7 of 7 orderings" in text
     assert all(label.split(",")[0] in text for label in paper.ALGORITHMS.values())

@@ -5,7 +5,8 @@ import math
 import pytest
 
 from experiments import records
-from experiments.report import claims, step_tables, tables
+from experiments.report import claims, table, tables
+from experiments.report.recorded import Run
 from experiments.rows import Convergence, Search, Sharpness
 
 
@@ -25,7 +26,7 @@ from experiments.rows import Convergence, Search, Sharpness
     ],
 )
 def test_number(value, text):
-    assert tables.number(value) == text
+    assert table.number(value) == text
 
 
 @pytest.mark.parametrize(
@@ -39,7 +40,7 @@ def test_number(value, text):
     ],
 )
 def test_plus_minus(summary, text):
-    assert tables.plus_minus(summary) == text
+    assert table.plus_minus(summary) == text
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_learning_rates_share_a_notation(tmp_path):
         tmp_path,
         [Convergence("mlm", 0, a, rate, 1, 1, 4.0, False) for a, rate in rows],
     )
-    printed = {row[0]: row[1:] for row in tables.rate_table(tables.Run(tmp_path)).rows}
+    printed = {row[0]: row[1:] for row in tables.rate_table(Run(tmp_path)).rows}
     assert printed["SGD"] == ("0.01", "0.01")
     assert printed["Normalized SGD"] == ("5e-5", "5e-5")
     assert printed["Adafactor"][0] == "relative" and printed["Adam"][0] == "–"
@@ -84,11 +85,11 @@ def test_steps_and_overlaps_are_summed_up(tmp_path):
     made.append(Search("mlm", "adam", 0, 1, 1, "sgd", 0.5, 0.25, 1.5, "minimum"))
     records.append(tmp_path, made)
     records.write_json(tmp_path / "config.json", {"adam_learning_rate": 0.1})
-    run = tables.Run(tmp_path)
-    critical = {row[0]: row[1:] for row in step_tables.critical_table(run).rows}
+    run = Run(tmp_path)
+    critical = {row[0]: row[1:] for row in tables.critical_table(run).rows}
     assert critical["SGD"] == ("3.00",) and critical["Adam"] == ("n/a",)
     assert critical["as training goes"] == ("1.00",)  # 0.1 times the median of 5 and 15.
-    overlap = {row[0]: row[1:] for row in step_tables.overlap_table(run).rows}
+    overlap = {row[0]: row[1:] for row in tables.overlap_table(run).rows}
     assert overlap["SGD"] == ("100.0 % / n/a",) and overlap["Adam"] == ("30.0 % / n/a",)
 
 
@@ -96,5 +97,5 @@ def test_records_of_earlier_versions_have_no_such_tables(tmp_path):
     cell = ("mlm", "adam", 0, 1, 1, "sgd")
     numbers = (1.0, -1.0, 2.0, 0.1, 1.0, 1.0, 0.1, 0.5, 0.25, 0.3)
     records.append(tmp_path, [Sharpness(*cell, *numbers)])
-    run = tables.Run(tmp_path)
-    assert step_tables.critical_table(run) is step_tables.overlap_table(run) is None
+    run = Run(tmp_path)
+    assert tables.critical_table(run) is tables.overlap_table(run) is None

@@ -8,7 +8,8 @@ import pytest
 from experiments import anatomy_rows as rows
 from experiments import paper, records
 from experiments.__main__ import main
-from experiments.report import anatomy_figures, anatomy_tables, page
+from experiments.report import anatomy_figures, page
+from experiments.report.recorded import Run
 from experiments.run import anatomy, measurements
 from experiments.run.options import Options
 from experiments.run.progress import Interrupted, Watch
@@ -79,25 +80,25 @@ def synthetic():
 
 
 def sections(directory):
-    return "\n".join(anatomy_tables.sections(directory, page._table, page._figure))
+    ((point, here),) = Run(directory).points.items()
+    return "\n".join(map(page._as_html, filter(None, page._anatomy(directory, point, here))))
 
 
 def test_every_figure_and_table_from_rows(tmp_path):
     made = list({(type(r), *(getattr(r, k) for k in r.KEY)): r for r in synthetic()}.values())
     records.append(tmp_path, made)
-    page = sections(tmp_path)
+    text = sections(tmp_path)
     assert len(list((tmp_path / "figures").glob("anatomy_*_s0_e02b003.png"))) == 8
     assert len(list((tmp_path / "figures").glob("*.svg"))) == 8
-    assert page.count("<figure>") == 8 and page.count("<table") == 4
-    assert "undecided overall for the training batch’s gradient" in page
-    assert "100 %" in page and "best step in the span" in page
+    assert text.count("<figure>") == 8 and text.count("<table") == 4
+    assert "undecided overall for the training batch’s gradient" in text
+    assert "100 %" in text and "best step in the span" in text
 
 
 def test_a_part_of_the_tables_is_enough(tmp_path):
-    assert sections(tmp_path) == ""
     records.append(tmp_path, [r for r in synthetic() if isinstance(r, rows.Clipped)])
-    page = sections(tmp_path)
-    assert page.count("<figure>") == 1 and page.count("<table") == 1
+    text = sections(tmp_path)
+    assert text.count("<figure>") == 1 and text.count("<table") == 1
 
 
 def test_rows_come_back_as_written(tmp_path):
@@ -159,9 +160,7 @@ def test_a_tiny_run_resumes_item_by_item(tmp_path):
         return original(point, algorithm)
 
     with Study(tmp_path, made, watch).open() as study, pytest.MonkeyPatch.context() as patch:
-        task = study.task("translation", 0)
-        start = study.start(task)
-        again = lambda: anatomy.run(tmp_path, made, task, "adam", start, watch, options=options)  # noqa: E731
+        again = lambda: study.anatomy("translation", "adam", options=options)  # noqa: E731
         original = measurements.lorenz
         patch.setattr(measurements, "lorenz", measure)
         with pytest.raises(Interrupted):

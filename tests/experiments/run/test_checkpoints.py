@@ -52,17 +52,12 @@ def train(directory, flushed=None):
     seen, flushed = [], [] if flushed is None else flushed
     start = np.random.default_rng(99).normal(size=(1, SIZE)).astype(np.float32)
     return training.train(
-        "toy",
-        directory=directory,
-        params={"w": start},
-        transformation=optimizer(),
-        loss_fn=loss,
-        batches=batches,
-        steps=STEPS,
-        watch=Watch(),
+        training.Training("toy", optimizer(), loss, batches, STEPS),
+        {"w": start},
+        Watch(),
+        checkpoints=training.Checkpoints(directory, every=2),
         observe=lambda step: seen.append(step.number),
         flush=lambda: (flushed.extend(seen), seen.clear()),
-        checkpoint_every=2,
     )["w"]
 
 

@@ -87,13 +87,10 @@ def study(layout):
             seen["landscape"] = np.asarray(sharpjax.loss_along(
                 task.loss_fn, step.params, updates["adam"], np.linspace(0, 1, 5), test))
 
-    trained = training.train(
-        "study", directory=None, params=task.initial_params,
-        transformation=sharpjax.pseudo_updates(algorithms),
-        select=("adam", 1e-3),
-        loss_fn=task.training_loss_fn,
-        batches=lambda done: iter(task.batches(1)), steps=4, watch=Watch(), observe=observe,
-        layout=layout)
+    what = training.Training(
+        "study", sharpjax.pseudo_updates(algorithms), task.training_loss_fn,
+        task.training_batches, 4, select=("adam", 1e-3))
+    trained = training.train(what, task.initial_params, Watch(), observe=observe, layout=layout)
     return losses, seen, trained
 
 

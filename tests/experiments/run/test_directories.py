@@ -16,7 +16,7 @@ import pytest
 
 from experiments import records
 from experiments.errors import DamagedError, RefusedError
-from experiments.rows import Landscape, Precision, Sharpness, Tuning
+from experiments.rows import Histogram, Landscape, Precision, Scales, Sharpness, Tuning
 from experiments.run import sharpness, training
 from experiments.run.progress import Watch
 from experiments.run.study import Study
@@ -203,48 +203,46 @@ def points_of(directory, table):
 @pytest.fixture
 def measured(tmp_path, monkeypatch):
     """Experiment 1 without its arithmetic: `run(check)` -> the points checked in float64."""
-    config = tiny.config()
-    task = SimpleNamespace(
-        name="mlm", seed=0, test={}, loss_fn=None, measured_batches=lambda epoch: [2, 4]
-    )
-    layout = SimpleNamespace(place_batch=lambda batch: batch)
-    stats = {"sgd": SimpleNamespace(sharpness=2.0)}
-    monkeypatch.setattr(sharpness.sharpjax, "measure_directions", lambda *a, **k: stats)
-    monkeypatch.setattr(sharpness, "_histogram_rows", lambda *_: [])
-    monkeypatch.setattr(sharpness.scales, "measure", lambda *_: [])
-    monkeypatch.setattr(sharpness, "_sharpness_rows", lambda cell, *_: [
-        Sharpness(*cell, "sgd", *np.ones(10).tolist())])  # fmt: skip
-
-    held = training.HeldUpdates({}, {}, None)
-
-    def follow(*_, observe, steps, kinds, **__):
-        for number in range(1, steps + 1):
-            observe(training.Step(number, 1.0, None, None, held))
-
-    monkeypatch.setattr(sharpness, "follow", follow)
-
-    def reach(cell, what, fail):
-        """What is measured at a point is on disk before the next stage of it begins."""
-        assert cell[3:] in points_of(tmp_path, Sharpness)
-        if (what, cell[3:]) == fail:
-            raise RuntimeError("killed")
 
     def run(check, fail=None):
-        points = []
+        config, points = tiny.config(precision_check=check), []
+        nothing = dict.fromkeys(("loss_fn", "training_loss_fn", "training_batches", "dropout_key"))
+        task = SimpleNamespace(
+            name="mlm", seed=0, config=config, test={}, measured_batches=lambda epoch: [2, 4]
+        )
+        task.__dict__.update(nothing)
 
-        def landscape(cell, *_):
-            reach(cell, "landscapes", fail)
-            return [Landscape(*cell, "sgd", step=0.0, loss=1.0)]
+        def making(table, *numbers, what=None):
+            """What is measured at a point is on disk before the next stage of it begins."""
 
-        def precision(cell, *_):
-            reach(cell, "check", fail)
-            points.append(cell[3:])
-            return [Precision(*cell, "sgd", 2.0, 2.0, 0.0)]
+            def make(here):
+                point = here.key[3:]
+                if what:
+                    assert point in points_of(tmp_path, Sharpness)
+                    if (what, point) == fail:
+                        raise RuntimeError("killed")
+                if what == "check":
+                    points.append(point)
+                return [table(*here.key, "sgd", *numbers)] if numbers else []
 
-        monkeypatch.setattr(sharpness, "_landscape_rows", landscape)
-        monkeypatch.setattr(sharpness, "_precision_rows", precision)
-        study = dataclasses.replace(config, precision_check=check)
-        sharpness.run(tmp_path, study, task, "sgd", None, Watch(), layout)
+            return (what or "measuring", make)
+
+        for table, made in {
+            Sharpness: making(Sharpness, *np.ones(10).tolist()),
+            Landscape: making(Landscape, 0.0, 1.0, what="landscapes"),
+            Histogram: making(Histogram),
+            Scales: making(Scales),
+            Precision: making(Precision, 2.0, 2.0, 0.0, what="check"),
+        }.items():
+            monkeypatch.setitem(sharpness._MEASURED, table, made)
+
+        def train(what, start, checkpoints, observe):
+            for number in range(1, what.steps + 1):
+                observe(training.Step(number, 1.0, None, None, {}))
+
+        study = Study(tmp_path, config, Watch())
+        monkeypatch.setattr(study, "train", train)
+        sharpness.run(study, task, "sgd", None)
         return points
 
     run.directory = tmp_path

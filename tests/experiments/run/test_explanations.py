@@ -12,10 +12,11 @@ import optax
 import pytest
 
 import sharpjax
-from experiments import anatomy_rows, records
 from experiments import explanation_rows as rows
+from experiments import records
 from experiments.data.tasks import make_task
-from experiments.report import anatomy_tables, explanation_tables, page
+from experiments.report import explanation_tables, page
+from experiments.report.recorded import Run
 from experiments.run import anatomy, explanations, sharpness, training
 from experiments.run.measurements import Point
 from experiments.run.options import Options
@@ -38,18 +39,10 @@ OPTIONS = Options(
 
 def observed(steps, transformation, params, observe):
     """Trains a quadratic by one of many updates, observed."""
-    training.train(
-        "toy",
-        directory=None,
-        params=params,
-        transformation=transformation,
-        select=("sgd", 0.1),
-        loss_fn=lambda p, batch, key: jnp.mean(batch) * jnp.sum(p["w"] ** 2),
-        batches=lambda start: iter([np.ones((1, 1), np.float32)] * steps),
-        steps=steps,
-        watch=Watch(),
-        observe=observe,
-    )
+    loss_fn = lambda p, batch, key: jnp.mean(batch) * jnp.sum(p["w"] ** 2)  # noqa: E731
+    batches = lambda start: iter([np.ones((1, 1), np.float32)] * steps)  # noqa: E731
+    toy = training.Training("toy", transformation, loss_fn, batches, steps, select=("sgd", 0.1))
+    training.train(toy, params, Watch(), observe=observe)
 
 
 def test_the_state_is_that_which_made_the_update():
@@ -180,7 +173,7 @@ def test_eigenvalues_are_those_of_curvature_over_preconditioner(toy):
     ends = CURVATURES / np.abs(CURVATURES * x)
     assert len(made) == 2 * 16 and all(r.edge == pytest.approx(3800) for r in made)
     assert max(r.eigenvalue for r in made) == pytest.approx(ends.max(), rel=1e-3)
-    along_sgd = dataclasses.replace(point, place=("mlm", "sgd", 0, 1, 2))
+    along_sgd = dataclasses.replace(point, at=("mlm", "sgd", 0, 1, 2))
     assert all(math.isnan(r.edge) for r in explanations.preconditioned(along_sgd))
 
 
@@ -257,14 +250,14 @@ def test_the_report_has_every_table_and_figure(toy, tmp_path):
     made += explanations.block_spectra(point)
     for part, (ranks, tokens) in enumerate((("1", 0.4), ("2–9", 0.6))):
         for name, sign in (("sgd", 1), ("adam", -1)):
-            cell = (*point.place, name, part, ranks, tokens)
+            cell = (*point.at, name, part, ranks, tokens)
             made.append(rows.FrequencyPart(*cell, -1.0 - part, 0.1, 3.0 + sign * part, 0.2))
     records.append(tmp_path, made)
-    ((_, here),) = anatomy_rows.points(tmp_path).items()
+    ((at, here),) = Run(tmp_path).points.items()
     for table in rows.TABLES:
         key = lambda r: tuple(getattr(r, k) for k in r.KEY)  # noqa: E731
         assert repr(here[table]) == repr(sorted(of(made, table), key=key))
-    text = "\n".join(anatomy_tables.sections(tmp_path, page._table, page._figure))
+    text = "\n".join(map(page._as_html, filter(None, page._anatomy(tmp_path, at, here))))
     assert text.count("<figure>") == 4 and text.count("<table") == 3
     assert len(list((tmp_path / "figures").glob("*.png"))) == 4
     words = dict(explanation_tables.point(here).rows)
@@ -298,12 +291,7 @@ def found(tmp_path_factory):
         )
         with Study(directory, made, Watch()).open() as study:
             task = study.task("mlm", 0)
-            go = lambda: anatomy.run(  # noqa: E731
-                *(directory, made, task, "adam", study.start(task), Watch()),
-                epoch=1,
-                batch=2,
-                options=OPTIONS,
-            )
+            go = lambda: study.anatomy("mlm", "adam", 1, 2, OPTIONS)  # noqa: E731
             go()
             patch.setattr(anatomy, "_reach", None)
             go()  # All is there: nothing is trained or measured.

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import chex
 import jax
@@ -364,20 +365,12 @@ def test_tuning_records_its_search_and_its_choice_is_used(tmp_path):
         np.testing.assert_allclose(np.diff(np.sort(rates)), 0.5, atol=0.01)
 
 
-def test_a_relative_step_is_not_tuned(tmp_path):
-    assert convergence.table_2("translation")["adafactor"] == "relative"
-    config = tiny.config(tune=True)
-    rows = [
-        convergence._tuning_row(config, _Named("translation"), "adafactor", "relative", 1.0, True)
-    ]
-    records.append(tmp_path, rows)
-    assert records.read(tmp_path, Tuning)[0].learning_rate == "relative"
-
-
-@dataclasses.dataclass
-class _Named:
-    name: str
-    seed: int = 0
+def test_a_relative_step_is_not_tuned():
+    config, rows = tiny.config(tune=True, algorithms=("adafactor",)), []
+    study = SimpleNamespace(config=config, recorded=lambda *a, **k: [], record=rows.extend)
+    found = convergence.tune(study, SimpleNamespace(name="translation", seed=0), None)
+    assert found == {"adafactor": "relative"}
+    assert len(rows) == 1 and rows[0].chosen and not rows[0].diverged and math.isnan(rows[0].loss)
 
 
 def test_a_directory_in_use_is_refused(tmp_path):
