@@ -4,13 +4,13 @@ What takes long to import is imported by the work: `--help` and a bad value need
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from experiments.config import TASKS, TRAJECTORIES, Config, Task, Trajectory
+from experiments.config import TASKS, TRAJECTORIES, Config, Task
 from experiments.errors import RefusedError
 from experiments.interrupts import at_once
 from experiments.run import devices, memory, processes
@@ -63,6 +63,7 @@ class Place:
 Fields = Annotated[Config, tyro.conf.arg(name="")]
 Where = Annotated[Place, tyro.conf.arg(name="")]
 FINE = Options()
+WARMUPS = (0, 100, 300, 1000)
 
 
 def reproduce(config: Fields, place: Where) -> Command:
@@ -76,7 +77,7 @@ def reproduce(config: Fields, place: Where) -> Command:
 
 
 def sharpness(
-    config: Fields, place: Where, task: Task | None = None, trajectory: Trajectory | None = None
+    config: Fields, place: Where, task: Task | None = None, trajectory: str | None = None
 ) -> Command:
     """Experiment 1 alone: all of Tables 3 to 6, or the columns asked for, then the report.
 
@@ -84,17 +85,52 @@ def sharpness(
       config: The study.
       place: Where it runs, and what it leaves.
       task: What the model learns; both of the paper's tasks if it is left out.
-      trajectory: The optimizer whose trajectory is followed; both if it is left out.
+      trajectory: The optimizer whose trajectory is followed, SGD's and Adam's if it is left out;
+        any other that `--trajectory-rates` has a rate of.
     """
     names = (task,) if task else TASKS
+    followed = TRAJECTORIES if trajectory is None else (trajectory,)
+    for name in followed:
+        config.rate_along(name)
 
     def stages(study: "Study") -> None:
         for seed in config.seeds:
             for name in names:
-                for along in (trajectory,) if trajectory else TRAJECTORIES:
+                for along in followed:
                     study.sharpness(name, along, seed)
 
     return _study(config, place, names, stages)
+
+
+def ablation(config: Fields, place: Where, warmups: tuple[int, ...] = WARMUPS) -> Command:
+    """Experiment 1 from each of several warm-ups, in OUT/warmup-STEPS: what these steps change.
+
+    Args:
+      config: The study; its own `warmup_steps` do not count.
+      place: Where it runs, and the folder of the runs.
+      warmups: Adam steps before the study; 0 is from scratch.
+    """
+    if not warmups or len({*warmups}) < len(warmups):
+        raise ValueError(f"warmups must be different numbers, at least one, got {warmups}")
+    return _each(
+        sharpness(dataclasses.replace(config, warmup_steps=n), _within(place, f"warmup-{n}"))
+        for n in warmups
+    )
+
+
+def controls(config: Fields, place: Where) -> Command:
+    """Convergence of clipped SGD at the paper's rate, and of all on the next seed.
+
+    Args:
+      config: The study.
+      place: Where it runs, and the folder of the runs.
+    """
+    paper_rate = dataclasses.replace(config, tune=False, algorithms=("sgd_clip",))
+    other = dataclasses.replace(config, seed=config.seed + 1)
+    return _each(
+        [convergence(paper_rate, _within(place, "sgd_clip-table-2"), "mlm")]
+        + [convergence(other, _within(place, "another-seed"), task) for task in TASKS]
+    )
 
 
 def convergence(config: Fields, place: Where, task: Task) -> Command:
@@ -112,7 +148,7 @@ def anatomy(
     config: Fields,
     out: APath,
     task: Task,
-    trajectory: Trajectory = "adam",
+    trajectory: str = "adam",
     epoch: int | None = None,
     batch: int | None = None,
     options: Options = FINE,
@@ -123,12 +159,13 @@ def anatomy(
       config: The study; a task's `checkpoint` may be a pretrained folder.
       out: Where records, checkpoints and the report go; the same command continues what is there.
       task: What the model learns.
-      trajectory: The optimizer whose trajectory leads to the point.
+      trajectory: The optimizer whose trajectory leads to the point; see `sharpness`.
       epoch: Of the point, from 1; by default the first that is measured.
       batch: Of the epoch, from 1; by default the first that is measured there.
       options: How finely the instruments look.
     """
     config.check_point(epoch, batch)
+    config.rate_along(trajectory)
     return _study(
         config,
         Place(out, mesh="data=1"),
@@ -212,11 +249,28 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "sharpness": sharpness,
     "convergence": convergence,
     "anatomy": anatomy,
+    "ablation": ablation,
+    "controls": controls,
     "plan": make_plan,
     "report": make_report,
     "results": fill_results,
 }
 WITHOUT_CONFIG = (make_report, fill_results)
+
+
+def _within(place: Place, name: str) -> Place:
+    return dataclasses.replace(place, out=place.out / name)
+
+
+def _each(commands: Iterable[Command]) -> Command:
+    """One after the other; all are checked when they are made."""
+    made = list(commands)
+
+    def run(watch: Watch) -> None:
+        for command in made:
+            command(watch)
+
+    return run
 
 
 def _study(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from typing import Any, Literal, get_args
 
 from experiments import algorithms, paper, records
@@ -12,7 +13,6 @@ MOST_POINTS = 1000  # Each point of a landscape is a pass over the test subset.
 TASKS = ("translation", "mlm")
 TRAJECTORIES = ("sgd", "adam")
 Task = Literal["translation", "mlm", "causal"]  # The paper's two, and one more.
-Trajectory = Literal["sgd", "adam"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,15 @@ class Config:
     # each trajectory, or all.
     precision_check: Literal["none", "first", "all"] = "first"
 
+    # Rates of other trajectories than SGD's and Adam's, as muon=0.02.
+    trajectory_rates: tuple[str, ...] = ()
+
     def __post_init__(self):
+        for words in self.trajectory_rates:
+            name, equals, rate = words.partition("=")
+            algorithms.check(name)
+            if not equals or not re.fullmatch(r"\d*\.?\d+(e[-+]?\d+)?", rate):
+                raise ValueError(f"trajectory_rates must be written as muon=0.02, got {words!r}")
         names = dict.fromkeys(n for word in self.algorithms for n in word.split(",") if n)
         object.__setattr__(self, "algorithms", tuple(names))
         if not names:
@@ -213,8 +221,20 @@ class Config:
                 raise ValueError(f"{name} must lie in [1, {most}], got {value}")
 
     def rate_along(self, trajectory: str) -> float:
-        """The learning rate of the optimizer that trains along a trajectory."""
-        return {"sgd": self.sgd_learning_rate, "adam": self.adam_learning_rate}[trajectory]
+        """The learning rate of the optimizer that trains along a trajectory.
+
+        Raises:
+          ValueError: there is none, or no such optimizer.
+        """
+        algorithms.check(trajectory)
+        others = dict(words.split("=") for words in self.trajectory_rates)
+        rates = {"sgd": self.sgd_learning_rate, "adam": self.adam_learning_rate} | others
+        if trajectory not in rates:
+            raise ValueError(
+                f"trajectory_rates must have {trajectory}=RATE for its trajectory, got "
+                f"{', '.join(self.trajectory_rates) or 'none'}"
+            )
+        return float(rates[trajectory])
 
     def measured(self, trajectory: str) -> tuple[str, ...]:
         """The algorithms that are measured along a trajectory."""

@@ -117,4 +117,5 @@ def ordered(columns: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 
 def column_name(column: tuple[str, str]) -> str:
     task, trajectory = column
-    return f"{TASKS.get(task, task)}, {TRAJECTORIES.get(trajectory, trajectory)} trajectory"
+    said = TRAJECTORIES.get(trajectory, trajectory.replace("_", " ").capitalize())
+    return f"{TASKS.get(task, task)}, {said} trajectory"

@@ -49,7 +49,7 @@ class Claim:
     @property
     def is_ordering(self) -> bool:
         """Whether it is one of the seven orderings of Tables 3 to 6."""
-        return self.quantity == "ratio"
+        return self.paper == _ALL
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,6 +27,8 @@ def initialize(cluster: str) -> None:
       ValueError: neither of the two forms, or a cluster that JAX does not recognise.
     """
     check_cluster(cluster)
+    if jax.distributed.is_initialized():  # By the command before.
+        return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # It would take SIGTERM away from `Watch`, which asks all processes to stop.
     jax.config.update("jax_enable_preemption_service", False)

@@ -34,6 +34,8 @@ NEEDED = {
     "sharpness": "--out x",
     "convergence": "--out x --task mlm",
     "anatomy": "--out x --task mlm",
+    "ablation": "--out x",
+    "controls": "--out x",
     "plan": "",
     "report": "x",
     "results": "x",
@@ -47,7 +49,7 @@ BAD = {
     typing.Literal: ("", "x", "0", HUGE),
 }
 # Zero says something here: no warm-up, the first seed, nothing clipped.
-ZERO = {"--warmup-steps", "--seed"}
+ZERO = {"--warmup-steps", "--warmups", "--seed"}
 # More than this machine holds, or than the study has. Elsewhere many are only slow.
 TOO_LARGE = {
     *("--examples", "--batch-size", "--micro-batch-size", "--measured-epochs"),
@@ -69,6 +71,8 @@ MORE = {  # Values of single options beyond those of their types.
         *("here", "here,2,0", "here:80,2", "here:80,2,2", "here:0,2,0", "here:99999,2,0"),
     ),
     "--device-memory": ("0", "inf"),
+    "--trajectory": ("", "adamm", "muon"),  # Of Muon there is no rate.
+    "--trajectory-rates": ("muon", "muon=x", "muon=-1", "adamm=1", "=1"),
     "--algorithms": ("", "adamm", "sgd_clip_clip", "0"),
     "--options.clipped": ("",),
     "--options.probes": ("3",),
@@ -344,7 +348,7 @@ import importlib.util, sys
 sys.modules["torch"] = None
 found = importlib.util.find_spec
 importlib.util.find_spec = lambda n, *a: None if n.split(".")[0] == "torch" else found(n, *a)
-import experiments.tokenization
+import experiments.data.tokenization
 """
 
 
