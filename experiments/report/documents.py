@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from experiments import anatomy_rows, paper, records
+from experiments import paper, records
 from experiments.report import (
     ablation,
     anatomy_tables,
@@ -21,9 +21,9 @@ from experiments.report import (
     table,
     tables,
 )
-from experiments.report.recorded import At, Run
+from experiments.report.recorded import Run
 from experiments.report.table import Table, number, plus_minus
-from experiments.rows import Sharpness, Tuning
+from experiments.rows import Sharpness
 
 _NOT_RUN = "not run yet"
 _BLOCK_NOT_RUN = "*Not run yet.*"
@@ -46,11 +46,6 @@ class Sources:
     @functools.cached_property
     def arms(self) -> list[ablation.Arm]:
         return ablation.arms(self.ablation, self.main)
-
-    @property
-    def points(self) -> dict[tuple, At]:
-        """The points whose anatomy is recorded, each with its rows."""
-        return self.main.points if self.main else {}
 
 
 def write(paths: Sequence[Path], main: Path, ablation: Path) -> list[bool]:
@@ -125,12 +120,8 @@ def _block(words: str, inline: bool, sources: Sources) -> str:
 # --- What a block may hold ------------------------------------------------------------------------
 
 
-def _held(sources: Sources, *column: str) -> str | None:
+def _count(found: list[claims.Claim], *column: str) -> str | None:
     """`104 of 112` (or of as many as are measured), of all or of one column."""
-    return _count(sources.claims, column)
-
-
-def _count(found: list[claims.Claim], column: tuple[str, ...] = ()) -> str | None:
     details = [
         detail.held
         for claim in found
@@ -141,51 +132,12 @@ def _count(found: list[claims.Claim], column: tuple[str, ...] = ()) -> str | Non
     return f"{sum(details)} of {len(details)}" if details else None
 
 
-def _seed_held(sources: Sources, seed: str) -> str | None:
-    """The count of one seed alone, whose ratios are not averaged with others'."""
-    rows = [row for row in sources.main.rows if row.seed == int(seed)]
-    return _count(claims.evaluate(rows)) if rows else None
+def _main(make: Callable) -> Callable:
+    """A block of the study's run."""
+    return lambda sources, *arguments: make(sources.main, *arguments) if sources.main else None
 
 
-def _needs_main(make: Callable) -> Callable:
-    def block(sources: Sources, *arguments: str) -> Table | str | None:
-        return make(sources, *arguments) if sources.main else None
-
-    return block
-
-
-def _needs_arms(make: Callable) -> Callable:
-    def block(sources: Sources, *arguments: str) -> Table | None:
-        return make(sources.arms, *arguments) if sources.arms else None
-
-    return block
-
-
-def _run(sources: Sources) -> Table:
-    hidden = ("Wall time", "Peak memory")  # These are the costs.
-    rows = [fact for fact in facts.facts(sources.main) if fact[0] not in hidden]
-    return Table("", ("", "recorded"), rows)
-
-
-def _sharpness(sources: Sources, task: str, trajectory: str) -> Table | None:
-    column = _column(task, trajectory)
-    if column not in sources.main.columns():
-        return None
-    return tables.ratio_table(sources.main, column)
-
-
-def _failures(sources: Sources) -> Table | str | None:
-    if not any(claim.total for claim in sources.claims):
-        return None
-    table = tables.remark_table(sources.claims)
-    return table if table.rows else "Every comparison held."
-
-
-def _convergence(make: Callable[[Run], Table]) -> Callable:
-    return lambda sources: make(sources.main) if sources.main.convergence_tasks() else None
-
-
-def _needs_control(make: Callable) -> Callable:
+def _control(make: Callable) -> Callable:
     """A block of a run beside the study, in the folder `controls` beside its records."""
 
     def block(sources: Sources, name: str, *arguments: str) -> Table | str | None:
@@ -195,23 +147,51 @@ def _needs_control(make: Callable) -> Callable:
     return block
 
 
-def _tuning(sources: Sources, task: str) -> Table | None:
-    tried = any(row.task == task for row in sources.main[Tuning])
-    return tables.tuning_table(sources.main, task) if tried else None
+def _arms(make: Callable) -> Callable:
+    """A block of the ablation."""
+    return lambda sources, *arguments: make(sources.arms, *arguments) if sources.arms else None
 
 
-def _summary(sources: Sources) -> Table | None:
+def _point(make: Callable) -> Callable:
+    """A block of the first point of a column whose anatomy is recorded."""
+
+    def block(sources: Sources, task: str, trajectory: str) -> Table | None:
+        column = _column(task, trajectory)
+        points = sources.main.points.items() if sources.main else ()
+        here = [rows for point, rows in points if point[:2] == column]
+        return make(here[0]) if here else None
+
+    return block
+
+
+def _column(task: str, trajectory: str) -> tuple[str, str]:
+    if (task, trajectory) not in paper.TABLE:
+        raise ValueError(f"no column {task}, {trajectory}")
+    return task, trajectory
+
+
+def _seed_held(run: Run, seed: str) -> str | None:
+    """The count of one seed alone, whose ratios are not averaged with others'."""
+    rows = [row for row in run.rows if row.seed == int(seed)]
+    return _count(claims.evaluate(rows)) if rows else None
+
+
+def _sharpness(run: Run, task: str, trajectory: str) -> Table | None:
+    column = _column(task, trajectory)
+    return tables.ratio_table(run, column) if column in run.columns() else None
+
+
+def _summary(run: Run) -> Table | None:
     """A column of Tables 3 to 6 a row: the orderings, and three ratios beside the paper's."""
-    run, shown = sources.main, ("sgd_clip", "adam", "adafactor_clip")
+    shown, found = ("sgd_clip", "adam", "adafactor_clip"), claims.evaluate(run.rows)
     means, rows, epochs = claims.group(run[Sharpness], tables.CELL, "ratio"), [], set()
     for column in run.columns():
         epoch = run.epochs(column)[-1]
         printed = paper.SHARPNESS_RATIO.get((*column, epoch), {})
         epochs.add(epoch)
-        cells = [paper.column_name(column), _held(sources, *column) or "–"]
+        cells = [paper.column_name(column), _count(found, *column) or "–"]
         for algorithm in shown:
-            summary = means.get((*column, epoch, algorithm))
-            cells.append(plus_minus(summary))
+            cells.append(plus_minus(means.get((*column, epoch, algorithm))))
             cells.append(number(printed[algorithm]) if algorithm in printed else "–")
         rows.append(tuple(cells))
     names = [name for a in shown for name in (paper.ALGORITHMS[a], "paper")]
@@ -259,66 +239,36 @@ def _figures(sources: Sources, prefix: str) -> str | None:
     return "\n\n".join(images) or None
 
 
-def _anatomy_part(make: Callable) -> Callable:
-    def block(sources: Sources, task: str, trajectory: str) -> Table | None:
-        column = _column(task, trajectory)
-        here = (rows for place, rows in sources.points.items() if place[:2] == column)
-        return make(next(here, {t: [] for t in anatomy_rows.TABLES}))
-
-    return block
-
-
-def _column(task: str, trajectory: str) -> tuple[str, str]:
-    if (task, trajectory) not in paper.TABLE:
-        raise ValueError(f"no column {task}, {trajectory}")
-    return task, trajectory
-
-
 BLOCKS: dict[str, Callable] = {
-    "verdict": _needs_main(lambda sources: tables.verdict(sources.claims, sources.main)),
-    "held": _held,
-    "seed-held": _needs_main(_seed_held),
-    "run": _needs_main(_run),
-    "summary": _needs_main(_summary),
-    "sharpness": _needs_main(_sharpness),
-    "mean-sharpness": _needs_main(
-        lambda sources: tables.sharpness_table(sources.main) if sources.main.columns() else None
+    "verdict": _main(lambda run: tables.verdict(claims.evaluate(run.rows), run)),
+    "held": lambda sources, *column: _count(sources.claims, *column),
+    "seed-held": _main(_seed_held),
+    "summary": _main(_summary),
+    "sharpness": _main(_sharpness),
+    "claims": _main(lambda run: tables.claim_table(claims.evaluate(run.rows), run)),
+    "final-losses": _main(lambda run: tables.final_table(run) if run.convergence_tasks() else None),
+    "control-losses": _control(tables.final_table),
+    "control-held": _control(lambda run: _count(claims.evaluate(run.rows))),
+    "control-sharpness": _control(_sharpness),
+    "control-costs": _control(lambda run: _cost_table([("study", run)])),
+    "ablation-needs": _arms(ablation.needs_table),
+    "ablation-where": _arms(ablation.where_table),
+    "ablation-sharpness": _arms(
+        lambda arms, *column: ablation.column_table(arms, _column(*column))
     ),
-    "concentration": _needs_main(
-        lambda sources: tables.share_table(sources.main) if sources.main.columns() else None
-    ),
-    "orderings": _needs_main(
-        lambda sources: tables.cell_table(sources.claims) if _held(sources) else None
-    ),
-    "claims": _needs_main(lambda sources: tables.claim_table(sources.claims, sources.main)),
-    "failures": _needs_main(_failures),
-    "rates": _needs_main(_convergence(tables.rate_table)),
-    "final-losses": _needs_main(_convergence(tables.final_table)),
-    "tuning": _needs_main(_tuning),
-    "control-losses": _needs_control(tables.final_table),
-    "control-held": _needs_control(lambda run: _count(claims.evaluate(run.rows))),
-    "control-sharpness": _needs_control(
-        lambda run, task, trajectory: tables.ratio_table(run, _column(task, trajectory))
-    ),
-    "control-costs": _needs_control(lambda run: _cost_table([("study", run)])),
-    "ablation-needs": _needs_arms(ablation.needs_table),
-    "ablation-where": _needs_arms(ablation.where_table),
-    "ablation-sharpness": _needs_arms(
-        lambda arms, task, trajectory: ablation.column_table(arms, _column(task, trajectory))
-    ),
-    "ablation-scales": _needs_arms(
+    "ablation-scales": _arms(
         lambda arms, task, trajectory=None, epoch=1: ablation.scale_table(
             arms, task, trajectory, int(epoch)
         )
     ),
-    "anatomy": lambda sources: anatomy_tables.summary(sources.points),
-    "anatomy-context": _anatomy_part(anatomy_tables.context),
-    "anatomy-correlation": _anatomy_part(anatomy_tables.conjecture),
-    "anatomy-span": _anatomy_part(anatomy_tables.span),
-    "anatomy-clipping": _anatomy_part(anatomy_tables.clipping),
-    "anatomy-explanations": _anatomy_part(explanation_tables.point),
-    "anatomy-updates": _anatomy_part(explanation_tables.updates),
-    "anatomy-tokens": _anatomy_part(explanation_tables.tokens),
+    "anatomy": _main(lambda run: anatomy_tables.summary(run.points)),
+    "anatomy-context": _point(anatomy_tables.context),
+    "anatomy-correlation": _point(anatomy_tables.conjecture),
+    "anatomy-span": _point(anatomy_tables.span),
+    "anatomy-clipping": _point(anatomy_tables.clipping),
+    "anatomy-explanations": _point(explanation_tables.point),
+    "anatomy-updates": _point(explanation_tables.updates),
+    "anatomy-tokens": _point(explanation_tables.tokens),
     "costs": _costs,
     "figures": _figures,
 }

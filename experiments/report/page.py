@@ -32,20 +32,17 @@ def write_report(run: Run, console: Console | None = None) -> Path:
     """
     found = claims.evaluate(run.rows)
     records.write_json(run.directory / "claims.json", claims.to_json(found))
-    preset = run.config.get("preset")
-    title = "Directional sharpness" + (f": the {preset} study" if preset else "")
-    pieces = [f"# {title}", *filter(None, sections(run, found))]
+    title, *pieces = sections(run, found)
     path = run.directory / "report.html"
-    body = "\n".join(map(_as_html, pieces))
+    body = "\n".join(map(_as_html, (title, *pieces)))
     records.write_atomically(
         path,
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>\n{_CSS}</style>\n</head>\n<body>\n"
+        f"<title>{html.escape(title[2:])}</title>\n<style>\n{_CSS}</style>\n</head>\n<body>\n"
         f"{body}\n</body>\n</html>\n",
     )
-    whole = "\n\n".join(map(_as_markdown, pieces)) + "\n"
-    records.write_atomically(run.directory / "report.md", whole)
+    records.write_atomically(run.directory / "report.md", _join(title, *pieces))
     if console:
         short = [tables.short_ratio_table(run, column) for column in run.columns()]
         for table in (*short, tables.claim_table(found, run)):
@@ -54,8 +51,20 @@ def write_report(run: Run, console: Console | None = None) -> Path:
     return path
 
 
-def sections(run: Run, found: list[claims.Claim]) -> Iterator[Piece | None]:
-    """What the report says, in its order; None for what is not recorded."""
+def as_markdown(run: Run) -> str:
+    """The report's Markdown."""
+    return _join(*sections(run, claims.evaluate(run.rows)))
+
+
+def sections(run: Run, found: list[claims.Claim]) -> list[Piece]:
+    """What the report says, in its order."""
+    preset = run.config.get("preset")
+    title = "# Directional sharpness" + (f": the {preset} study" if preset else "")
+    return [title, *filter(None, _sections(run, found))]
+
+
+def _sections(run: Run, found: list[claims.Claim]) -> Iterator[Piece | None]:
+    """All but the title; None for what is not recorded."""
     drawn = figures.draw_all(run)
 
     def pictures(prefix: str) -> list[Drawn]:
@@ -123,6 +132,10 @@ def _anatomy(directory: Path, point: tuple, rows: dict[type, list]) -> Iterator[
     for table, names in _ANATOMY:
         yield table(rows)
         yield from (drawn.get(f"anatomy_{name}") for name in names.split())
+
+
+def _join(*pieces: Piece) -> str:
+    return "\n\n".join(map(_as_markdown, pieces)) + "\n"
 
 
 def _as_markdown(piece: Piece) -> str:

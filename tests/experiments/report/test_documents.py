@@ -12,7 +12,7 @@ import pytest
 
 from experiments import config, explanation_rows, records
 from experiments.__main__ import main
-from experiments.report import blocks, claims, documents
+from experiments.report import anatomy_figures, blocks, claims, documents, figures, page
 from experiments.rows import Scales, Sharpness
 from tests.experiments.report.test_claims import changed, synthetic_rows
 from tests.experiments.report.test_page import PROVENANCE
@@ -36,6 +36,20 @@ def test_documents_say_what_the_records_say(name):
 def test_no_number_of_the_prose_stands_alone():
     text = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
     assert blocks.unmarked_numbers(text, allowed=DESIGN) == []
+
+
+def test_the_committed_report_follows_from_the_records(monkeypatch):
+    """But for its figures, which take minutes to draw."""
+    there = COMMITTED.directory / "figures"
+
+    def found(directory, name, draw):
+        assert (there / f"{name}.png").exists()
+        return there / f"{name}.svg", there / f"{name}.png"
+
+    monkeypatch.setattr(figures, "write", found)
+    monkeypatch.setattr(anatomy_figures, "write", found)
+    text = page.as_markdown(COMMITTED.main)
+    assert text == (COMMITTED.directory / "report.md").read_text(encoding="utf-8")
 
 
 def test_committed_claims_follow_from_the_records():
@@ -97,7 +111,6 @@ def block(sources, words):
 
 ARGUMENTS = {
     "sharpness": "translation sgd",
-    "tuning": "mlm",
     "control-losses": "rate",
     "seed-held": "0",
     "control-held": "rate",
@@ -244,7 +257,7 @@ def test_a_document_is_written_whole_or_not_at_all(sources, tmp_path, capsys, mo
 def test_report_and_results_end_alike(sources, tmp_path, capsys):
     """A missing directory is a bad value; a damaged file in it is a failure."""
     document = tmp_path / "R.md"
-    blocks.write_text(FILLED)
+    document.write_text(FILLED)
     root = tmp_path / "run"
     shutil.copytree(sources.root, root)
     commands = lambda folder: (  # noqa: E731
@@ -262,4 +275,4 @@ def test_report_and_results_end_alike(sources, tmp_path, capsys):
             said = capsys.readouterr().err
             assert said.count("\n") == 1 and name in said and "put a whole copy" in said
         (root / "small" / name).write_bytes(whole)
-    assert blocks.read_text() == FILLED
+    assert document.read_text() == FILLED
