@@ -20,9 +20,9 @@ from sharpjax.models.losses import init_params
 
 Batches = dict[str, np.ndarray]
 FAMILIES = {
-    "translation": models.T5,
-    "mlm": models.RobertaForMaskedLM,
-    "causal": models.GPT2,
+    "translation": (models.T5, models.T5Config),
+    "mlm": (models.RobertaForMaskedLM, models.RobertaConfig),
+    "causal": (models.GPT2, models.GPT2Config),
 }
 
 
@@ -182,38 +182,31 @@ def rng(seed: int, *what: str | int) -> np.random.Generator:
 
 def make_model(name: str, about: TaskConfig) -> Any:
     """The Flax module of a task whose model is made from the configuration."""
-    if name == "translation":
-        return models.T5(
-            models.T5Config(
-                vocab_size=about.vocab_size,
-                d_model=about.d_model,
-                d_kv=about.d_model // about.heads,
-                d_ff=about.d_ff,
-                num_layers=about.layers,
-                num_heads=about.heads,
-            )
-        )
-    if name == "causal":
-        return models.GPT2(
-            models.GPT2Config(
-                vocab_size=about.vocab_size,
-                n_positions=about.length,
-                n_embd=about.d_model,
-                n_layer=about.layers,
-                n_head=about.heads,
-                n_inner=about.d_ff,
-            )
-        )
-    return models.RobertaForMaskedLM(
-        models.RobertaConfig(
-            vocab_size=about.vocab_size,
-            hidden_size=about.d_model,
-            num_hidden_layers=about.layers,
-            num_attention_heads=about.heads,
-            intermediate_size=about.d_ff,
-            max_position_embeddings=about.length + 2,
-        )
-    )
+    size = {  # By the names of each family's config.json.
+        "translation": {
+            "d_model": about.d_model,
+            "d_kv": about.d_model // about.heads,
+            "d_ff": about.d_ff,
+            "num_layers": about.layers,
+            "num_heads": about.heads,
+        },
+        "mlm": {
+            "hidden_size": about.d_model,
+            "num_hidden_layers": about.layers,
+            "num_attention_heads": about.heads,
+            "intermediate_size": about.d_ff,
+            "max_position_embeddings": about.length + 2,
+        },
+        "causal": {
+            "n_positions": about.length,
+            "n_embd": about.d_model,
+            "n_layer": about.layers,
+            "n_head": about.heads,
+            "n_inner": about.d_ff,
+        },
+    }[name]
+    module, configuration = FAMILIES[name]
+    return module(configuration(vocab_size=about.vocab_size, **size))
 
 
 def make_losses(model: Any, config: Config) -> tuple[Callable, Callable]:
@@ -237,10 +230,11 @@ def initial_model(name: str, about: TaskConfig, seed: int) -> tuple[Any, Any]:
     """
     if about.checkpoint:
         model, params = _load_pretrained(name, about.checkpoint)
-        if not isinstance(model, FAMILIES[name]):
+        family = FAMILIES[name][0]
+        if not isinstance(model, family):
             raise DataError(
                 f"{name}.checkpoint: {about.checkpoint} holds a {type(model).__name__}, "
-                f"the task needs a {FAMILIES[name].__name__}"
+                f"the task needs a {family.__name__}"
             )
         return model, params
     model = make_model(name, about)

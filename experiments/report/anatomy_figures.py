@@ -24,7 +24,14 @@ from experiments.anatomy_rows import (
 )
 from experiments.report import explanation_tables
 from experiments.report.figure_files import Drawn, write
-from experiments.report.recorded import as_spectrum, by_algorithm, frame, in_order, is_span
+from experiments.report.recorded import (
+    as_result,
+    as_spectrum,
+    by_algorithm,
+    frame,
+    in_order,
+    is_span,
+)
 from experiments.rows import one
 from sharpjax import BlockSharpness, GaussNewton, SharpnessByRank, SpanStep, plot
 from sharpjax.models.tensor_places import KINDS
@@ -53,11 +60,7 @@ def draw(directory: Path | str, place: tuple, rows: dict[type, list]) -> dict[st
 def lorenz_figure(rows: dict[type, list]) -> Figure:
     """The share of vᵀHv, and of ‖v‖², in the top coordinates of the gradient."""
     curves = by_algorithm(rows[Lorenz])
-    fields = ("sharpness", "sharpness_se", "share", "squared_norm")
-    found = {
-        name: SharpnessByRank(**{f: np.array([getattr(r, f) for r in curve]) for f in fields})
-        for name, curve in curves.items()
-    }
+    found = {name: as_result(SharpnessByRank, curve) for name, curve in curves.items()}
     return plot.lorenz(found, [r.fraction for r in next(iter(curves.values()))])
 
 
@@ -108,12 +111,9 @@ def decrease_figure(rows: dict[type, list]) -> Figure:
 
 def parts_figure(rows: dict[type, list]) -> Figure:
     """vᵀGv and |residual| of each direction, logarithmic."""
-    fields = [f + se for f in ("sharpness", "gauss_newton", "residual") for se in ("", "_se")]
-    found = {
-        r.algorithm: GaussNewton(**{f: getattr(r, f) for f in fields})
-        for r in in_order(rows[Parts])
-    }
-    return plot.gauss_newton(found)
+    return plot.gauss_newton(
+        {r.algorithm: as_result(GaussNewton, r) for r in in_order(rows[Parts])}
+    )
 
 
 def spectrum_figure(rows: dict[type, list]) -> Figure:

@@ -19,7 +19,7 @@ from experiments.explanation_rows import (
     Preconditioned,
     Signal,
 )
-from experiments.report.recorded import as_spectrum, by_algorithm
+from experiments.report.recorded import as_result, as_spectrum, by_algorithm
 from experiments.report.table import Table, number, percent, with_error
 from sharpjax import BlockSpectra, PartStats, plot
 from sharpjax.plot import label
@@ -125,11 +125,7 @@ def _share(value: float, whole: float) -> str:
 def frequency_figure(rows: dict[type, list]) -> Figure:
     """Each bin's share of slope and sharpness, a line a direction."""
     parts = sorted(rows[FrequencyPart], key=lambda r: r.part)
-    fields = ("slope", "slope_se", "sharpness", "sharpness_se")
-    found = {
-        name: PartStats(**{f: np.array([getattr(r, f) for r in its]) for f in fields})
-        for name, its in by_algorithm(parts).items()
-    }
+    found = {name: as_result(PartStats, its) for name, its in by_algorithm(parts).items()}
     return plot.parts(found, list(dict.fromkeys(r.ranks for r in parts)))
 
 

@@ -101,6 +101,14 @@ def is_span(algorithm: str) -> bool:
     return algorithm == "span"
 
 
+def as_result(result: type, rows: Any) -> Any:
+    """Recorded rows, or a single one, as the library's result whose fields they have."""
+    names = result.__dataclass_fields__
+    if not isinstance(rows, list):
+        return result(**{name: getattr(rows, name) for name in names})
+    return result(**{name: np.array([getattr(r, name) for r in rows]) for name in names})
+
+
 def as_spectrum(rows: list[RitzValue]) -> Spectrum:
     """Recorded Ritz values, of one matrix, as the library's spectrum."""
     shape = max(r.probe for r in rows) + 1, max(r.index for r in rows) + 1

@@ -5,7 +5,6 @@ from typing import Any
 
 from experiments.config import TaskConfig
 from experiments.data import tasks
-from sharpjax import models
 
 _T5 = {
     "t5-small": {},
@@ -30,14 +29,17 @@ _GPT2 = {
     "gpt2-large": {"n_embd": 1280, "n_layer": 36, "n_head": 20},
     "gpt2-xl": {"n_embd": 1600, "n_layer": 48, "n_head": 25},
 }
+# Name -> the task that it serves, and how it is made.
 MODELS: dict[str, tuple[str, Callable[[], Any]]] = {
-    **{k: ("translation", lambda f=f: models.T5(models.T5Config(**f))) for k, f in _T5.items()},
-    **{
-        k: ("mlm", lambda f=f: models.RobertaForMaskedLM(models.RobertaConfig(**f)))
-        for k, f in _ROBERTA.items()
-    },
-    **{k: ("causal", lambda f=f: models.GPT2(models.GPT2Config(**f))) for k, f in _GPT2.items()},
+    name: (task, lambda task=task, size=size: _make(task, size))
+    for task, sizes in (("translation", _T5), ("mlm", _ROBERTA), ("causal", _GPT2))
+    for name, size in sizes.items()
 }
+
+
+def _make(task: str, size: dict[str, int]) -> Any:
+    module, configuration = tasks.FAMILIES[task]
+    return module(configuration(**size))
 
 
 def make(task: str, about: TaskConfig, model: str) -> Any:
