@@ -38,10 +38,10 @@ results: $(VENV)/.experiments  ## results/, RESULTS.md and the README from the r
 	$(BIN)/python -m experiments results RESULTS.md README.md
 
 test: $(VENV)/.test  ## Every test; two processes, since compiling keeps one core busy.
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 
 quick: $(VENV)/.test  ## The tests without full-size models and whole runs.
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 -m "not slow"
 
 lint: $(VENV)/.dev  ## Linters and types.
 	$(BIN)/ruff check

@@ -5,7 +5,7 @@ stands in for the pretrained one. `python -m experiments sharpness --preset pape
 trajectory, shortened: 32 examples, batches of 16, micro-batches of 8, one measured batch with the
 landscapes of all seven algorithms, and the check in float64. Time and peak memory are the
 process's; `planned_GiB` is the most that `plan` says is held at once, and beside it a process that
-has only imported everything.
+has only imported everything. `sharpness_seconds` and the others say when a table was on disk.
 """
 
 import argparse
@@ -30,6 +30,8 @@ SHORT = {
     "measured_epochs": 2,
     "measured_batches": 1,
 }
+# The tables of the measured batch, in the order in which they are written.
+STAGES = ("sharpness", "landscape", "histogram", "precision")
 
 
 def make_folder(name: str, tokenizer: str, folder: str) -> list:
@@ -69,13 +71,29 @@ def planned(task: str, about: dict[str, Any], short: dict[str, Any]) -> list[dic
     return [{"peak": plan.plan(config, task, module, one_device()).peak_bytes}]
 
 
+def size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
+
+
 def run(task: str, words: list[str], out: Path) -> dict[str, float]:
-    """Seconds and peak GiB of the command, whose records lie in `out` afterwards."""
+    """Seconds and peak GiB of the command, whose records lie in `out` afterwards.
+
+    Also the seconds after which each table of the measured batch was on disk.
+    """
     command = [sys.executable, "-m", "experiments", "sharpness", *words]
     command += ["--task", task, "--trajectory", "sgd", "--out", str(out)]
+    before = {name: size(out / f"{name}.csv") for name in STAGES}  # Of the other task's rows.
     started = time.monotonic()
     process = subprocess.Popen(command)
-    _, status, usage = os.wait4(process.pid, 0)
+    on_disk: dict[str, float] = {}
+    while True:
+        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+        for name in STAGES:
+            if name not in on_disk and size(out / f"{name}.csv") > before[name]:
+                on_disk[name] = time.monotonic() - started
+        if pid:
+            break
+        time.sleep(0.5)
     if status:
         raise SystemExit(f"{' '.join(command)} ended with {os.waitstatus_to_exitcode(status)}")
     unit = 1 if sys.platform == "darwin" else 1024  # Bytes there, KiB on Linux.
@@ -83,6 +101,7 @@ def run(task: str, words: list[str], out: Path) -> dict[str, float]:
         "seconds": time.monotonic() - started,
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
         "peak_GiB": usage.ru_maxrss * unit / 2**30,
+        **{f"{name}_seconds": seconds for name, seconds in on_disk.items()},
     }
 
 
