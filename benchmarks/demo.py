@@ -27,7 +27,7 @@ def profile(cache: str, overrides: dict[str, Any]) -> list[dict[str, Any]]:
     started = time.monotonic() - time.process_time()  # The imports before this were mostly work.
     import jax
 
-    from experiments.config import PRESETS
+    from experiments.presets import PRESETS
     from experiments.report.page import write_report
     from experiments.report.recorded import Run
     from experiments.run.progress import Watch

@@ -59,8 +59,8 @@ def planned(task: str, about: dict[str, Any], short: dict[str, Any]) -> list[dic
     from experiments.run import plan
 
     plan.prepare_devices(1)
-    from experiments.config import PRESETS
     from experiments.data import tasks
+    from experiments.presets import PRESETS
     from experiments.run.devices import one_device
 
     paper = PRESETS["paper"]

@@ -22,7 +22,7 @@ def prepared(name: str, examples: int, length: int) -> tuple[Any, ...]:
 
     plan.prepare_devices(1)
     from benchmarks.directions import MODELS
-    from experiments.config import PRESETS
+    from experiments.presets import PRESETS
     from experiments.run.devices import one_device
 
     task = next(task for kind, task in TASKS.items() if kind in name)

@@ -14,8 +14,9 @@ import tyro
 
 from experiments.algorithms import AlgorithmError
 from experiments.commands import COMMANDS, WITHOUT_CONFIG, Command, make_plan
-from experiments.config import PRESETS, Config
+from experiments.config import Config
 from experiments.errors import DataError, RefusedError
+from experiments.presets import PRESETS
 from experiments.run.progress import Interrupted, Watch
 
 PROGRAM = "python -m experiments"

@@ -41,7 +41,7 @@ APath = Annotated[Path, _PATH]
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class Location:
     """Where a study runs; its records do not depend on it, up to rounding."""
 
     # Where records, checkpoints and the report go; the same command continues what is there.
@@ -61,29 +61,29 @@ class Place:
 
 # The fields, without a prefix on the command line.
 Fields = Annotated[Config, tyro.conf.arg(name="")]
-Where = Annotated[Place, tyro.conf.arg(name="")]
+Where = Annotated[Location, tyro.conf.arg(name="")]
 FINE = Options()
 WARMUPS = (0, 100, 300, 1000)
 
 
-def reproduce(config: Fields, place: Where) -> Command:
+def reproduce(config: Fields, where: Where) -> Command:
     """Both experiments on both tasks, then the report.
 
     Args:
       config: The study.
-      place: Where it runs, and what it leaves.
+      where: Where it runs, and what it leaves.
     """
-    return _study(config, place, TASKS, lambda study: study.reproduce(), converging=TASKS)
+    return _study(config, where, TASKS, lambda study: study.reproduce(), converging=TASKS)
 
 
 def sharpness(
-    config: Fields, place: Where, task: Task | None = None, trajectory: str | None = None
+    config: Fields, where: Where, task: Task | None = None, trajectory: str | None = None
 ) -> Command:
     """Experiment 1 alone: all of Tables 3 to 6, or the columns asked for, then the report.
 
     Args:
       config: The study.
-      place: Where it runs, and what it leaves.
+      where: Where it runs, and what it leaves.
       task: What the model learns; both of the paper's tasks if it is left out.
       trajectory: The optimizer whose trajectory is followed, SGD's and Adam's if it is left out;
         any other that `--trajectory-rates` has a rate of.
@@ -99,49 +99,49 @@ def sharpness(
                 for along in followed:
                     study.sharpness(name, along, seed)
 
-    return _study(config, place, names, stages)
+    return _study(config, where, names, stages)
 
 
-def ablation(config: Fields, place: Where, warmups: tuple[int, ...] = WARMUPS) -> Command:
+def ablation(config: Fields, where: Where, warmups: tuple[int, ...] = WARMUPS) -> Command:
     """Experiment 1 from each of several warm-ups, in OUT/warmup-STEPS: what these steps change.
 
     Args:
       config: The study; its own `warmup_steps` do not count.
-      place: Where it runs, and the folder of the runs.
+      where: Where it runs, and the folder of the runs.
       warmups: Adam steps before the study; 0 is from scratch.
     """
     if not warmups or len({*warmups}) < len(warmups):
         raise ValueError(f"warmups must be different numbers, at least one, got {warmups}")
     return _each(
-        sharpness(dataclasses.replace(config, warmup_steps=n), _within(place, f"warmup-{n}"))
+        sharpness(dataclasses.replace(config, warmup_steps=n), _within(where, f"warmup-{n}"))
         for n in warmups
     )
 
 
-def controls(config: Fields, place: Where) -> Command:
+def controls(config: Fields, where: Where) -> Command:
     """Convergence of clipped SGD at the paper's rate, and of all on the next seed.
 
     Args:
       config: The study.
-      place: Where it runs, and the folder of the runs.
+      where: Where it runs, and the folder of the runs.
     """
     paper_rate = dataclasses.replace(config, tune=False, algorithms=("sgd_clip",))
     other = dataclasses.replace(config, seed=config.seed + 1)
     return _each(
-        [convergence(paper_rate, _within(place, "sgd_clip-table-2"), "mlm")]
-        + [convergence(other, _within(place, "another-seed"), task) for task in TASKS]
+        [convergence(paper_rate, _within(where, "sgd_clip-table-2"), "mlm")]
+        + [convergence(other, _within(where, "another-seed"), task) for task in TASKS]
     )
 
 
-def convergence(config: Fields, place: Where, task: Task) -> Command:
+def convergence(config: Fields, where: Where, task: Task) -> Command:
     """Experiment 2 on one task: one panel of Figure 4, then the report; `--tune` tunes the rates.
 
     Args:
       config: The study.
-      place: Where it runs, and what it leaves.
+      where: Where it runs, and what it leaves.
       task: What the model learns.
     """
-    return _study(config, place, (task,), lambda study: study.convergence(task), converging=(task,))
+    return _study(config, where, (task,), lambda study: study.convergence(task), converging=(task,))
 
 
 def anatomy(
@@ -168,7 +168,7 @@ def anatomy(
     config.rate_along(trajectory)
     return _study(
         config,
-        Place(out, mesh="data=1"),
+        Location(out, mesh="data=1"),
         (task,),
         lambda study: study.anatomy(task, trajectory, epoch, batch, options),
     )
@@ -258,8 +258,8 @@ COMMANDS: dict[str, Callable[..., Command]] = {
 WITHOUT_CONFIG = (make_report, fill_results)
 
 
-def _within(place: Place, name: str) -> Place:
-    return dataclasses.replace(place, out=place.out / name)
+def _within(where: Location, name: str) -> Location:
+    return dataclasses.replace(where, out=where.out / name)
 
 
 def _each(commands: Iterable[Command]) -> Command:
@@ -275,7 +275,7 @@ def _each(commands: Iterable[Command]) -> Command:
 
 def _study(
     config: Config,
-    place: Place,
+    where: Location,
     names: Sequence[str],
     stages: Callable[["Study"], Any],
     converging: Sequence[str] = (),
@@ -284,7 +284,7 @@ def _study(
 
     Args:
       config: The study.
-      place: Where it runs.
+      where: Where it runs.
       names: The tasks whose texts and models it needs.
       stages: What it does once these are there.
       converging: The tasks whose rates it needs.
@@ -297,22 +297,22 @@ def _study(
             from experiments.run.study import Study, with_micro_batch
 
         try:
-            if place.distributed:
-                processes.initialize(place.distributed)
-            over = devices.make_layout(place.mesh)
+            if where.distributed:
+                processes.initialize(where.distributed)
+            over = devices.make_layout(where.mesh)
         except ValueError as error:
             raise RefusedError(str(error)) from error
         for name in converging:
             rates(config, name)
         # Outside `listening`: what has no steps is stopped at once.
         with watch.doing("micro-batch that fits"):
-            complete = with_micro_batch(config, place.out, names, over)
-        with watch.listening(), Study(place.out, complete, watch, over).open() as study:
+            complete = with_micro_batch(config, where.out, names, over)
+        with watch.listening(), Study(where.out, complete, watch, over).open() as study:
             for name in names:  # What cannot be used is better known now than after hours.
                 study.task(name, config.seed)
             stages(study)
         if processes.is_first():
-            _report(place.out, watch)
+            _report(where.out, watch)
 
     return run
 

@@ -96,12 +96,6 @@ def append(directory: Path | str, rows: Iterable[Any]) -> None:
         _replace(directory, table, [merged[key] for key in sorted(merged)])
 
 
-def drop(directory: Path | str, table: type, **where: Any) -> None:
-    """Removes the rows whose columns equal `where` (a search that is made anew)."""
-    kept = [r for r in read(directory, table) if any(getattr(r, k) != v for k, v in where.items())]
-    _replace(directory, table, kept)
-
-
 def write_json(path: Path | str, value: Any) -> None:
     """Replaces a JSON file atomically."""
     write_atomically(path, json.dumps(as_text(value), indent=2, ensure_ascii=False) + "\n")

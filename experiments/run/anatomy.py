@@ -45,7 +45,8 @@ def run(study: "Study", task: Task, at: tuple, start: Any, options: Options) -> 
     """
     items = list(_items(at, study.config, options))
     where = dict(zip(AtPoint.KEY, at, strict=True))
-    recorded = {item.table: study.recorded(item.table, **where) for item in items}
+    tables = dict.fromkeys(item.table for item in items)
+    recorded = {table: study.recorded(table, **where) for table in tables}
     missing = [item for item in items if not one(recorded[item.table], **item.where)]
     if not missing:
         return

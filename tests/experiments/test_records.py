@@ -171,12 +171,6 @@ def test_text_is_the_same_in_any_locale(monkeypatch):
     assert records.as_text("\udce9.csv") == "\\udce9.csv"  # No UTF-8 anywhere.
 
 
-def test_drop_removes_only_what_matches(tmp_path):
-    records.append(tmp_path, [step(1), step(2), step(1, algorithm="adam")])
-    records.drop(tmp_path, Convergence, algorithm="sgd", task="mlm")
-    assert records.read(tmp_path, Convergence) == [step(1, algorithm="adam")]
-
-
 def test_json_is_written_whole(tmp_path):
     records.write_json(tmp_path / "new" / "config.json", {"preset": "démo"})
     text = (tmp_path / "new" / "config.json").read_text(encoding="utf-8")

@@ -5,9 +5,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.config import PRESETS
 from experiments.data import tasks
 from experiments.data.corpora import DataError
+from experiments.presets import PRESETS
 from experiments.run import training
 from sharpjax import models
 from tests.experiments import tiny

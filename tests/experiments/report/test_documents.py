@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import config, explanation_rows, records
+from experiments import config, explanation_rows, presets, records
 from experiments.__main__ import main
 from experiments.report import anatomy_figures, blocks, claims, documents, figures, page
 from experiments.rows import Scales, Sharpness
@@ -62,7 +62,7 @@ def test_committed_claims_follow_from_the_records():
 def sources(tmp_path_factory):
     """A main run warmed up for 500 steps, and arms from scratch and from 1,000 steps."""
     root = tmp_path_factory.mktemp("results")
-    study = dataclasses.replace(config.PRESETS["small"], replicates=2)
+    study = dataclasses.replace(presets.PRESETS["small"], replicates=2)
     rows = list(synthetic_rows(seeds=(0, 1), epochs=(2, 5, 20), batches=2))
     _write(root / "small", rows, study)
     rows = [*anatomy_rows(), *_explanations()]
@@ -186,7 +186,7 @@ def test_a_bad_block_is_named(text, message, sources):
 def test_another_study_is_no_arm_of_the_ablation(sources, tmp_path):
     assert [arm.steps for arm in sources.arms] == [0, 500, 1000]
     rows = [r for r in synthetic_rows(epochs=(2,), batches=1) if isinstance(r, Sharpness)]
-    _write(tmp_path / "main", rows, dataclasses.replace(config.PRESETS["small"], batch_size=128))
+    _write(tmp_path / "main", rows, dataclasses.replace(presets.PRESETS["small"], batch_size=128))
     other = documents.Sources(tmp_path / "main", sources.ablation, tmp_path)
     assert [arm.steps for arm in other.arms] == [0, 1000]
 
