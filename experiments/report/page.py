@@ -46,7 +46,7 @@ def write_report(run: Run, console: Console | None = None) -> Path:
     if console:
         short = [tables.short_ratio_table(run, column) for column in run.columns()]
         for table in (*short, tables.claim_table(found, run)):
-            console.print(Markdown(made.markdown(table)))
+            console.print(Markdown(made.markdown(table).replace("\u00a0", " ")))
         console.print(tables.verdict(found, run))
     return path
 
