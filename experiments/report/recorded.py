@@ -1,6 +1,7 @@
 """What a run has recorded, each table read once, as tables, figures and claims take it."""
 
 import functools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,12 @@ class Run:
 
     def epochs(self, column: tuple[str, str]) -> list[int]:
         return sorted({r.epoch for r in self.of(column)})
+
+    def rate_along(self, trajectory: str) -> float:
+        """The rate of the optimizer that trains along a trajectory; nan if it is not recorded."""
+        others = dict(words.split("=") for words in self.config.get("trajectory_rates", ()))
+        own = self.config.get(f"{trajectory}_learning_rate", math.nan)
+        return float(others.get(trajectory, own))
 
     def convergence_tasks(self) -> list[str]:
         present = {row.task for row in self[Convergence]}

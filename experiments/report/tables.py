@@ -147,7 +147,7 @@ def critical_table(run: Run) -> Table | None:
     rows = [tuple("n/a" if text == "–" else text for text in row) for row in made.rows]
     applied = ["as training goes"]
     for task, trajectory in run.columns():
-        rate = run.config.get(f"{trajectory}_learning_rate", math.nan)
+        rate = run.rate_along(trajectory)
         own = (r for r in run.of((task, trajectory)) if r.algorithm == trajectory)
         applied.append(_middle(rate * r.step_ratio for r in own))
     return Table(made.title, made.header, [*rows, tuple(applied)], caption)
