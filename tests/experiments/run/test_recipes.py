@@ -1,11 +1,13 @@
 """The recipes of CONTRIBUTING, followed."""
 
+import dataclasses
 import math
 from types import SimpleNamespace
 
 import numpy as np
 
 from experiments import records
+from experiments.report import claims
 from experiments.rows import Sharpness
 from experiments.run import sharpness
 from sharpjax import DirectionStats
@@ -44,3 +46,10 @@ def test_a_quantity_is_one_column(tmp_path, monkeypatch):
     assert math.isnan(old.critical) and (old.key, old.slope) == (row.key, row.slope)
     records.append(tmp_path, [row])  # Measured already: the record of a key stays.
     assert math.isnan(records.read(tmp_path, More)[0].critical)
+
+
+def test_a_claim_that_is_not_of_the_tables_does_not_join_their_112():
+    found = claims.evaluate([])
+    more = dataclasses.replace(found[0], paper="said in §5")
+    assert sum(claim.is_ordering for claim in [*found, more]) == 7
+    assert found[0].quantity == more.quantity == "ratio"
