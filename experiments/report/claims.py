@@ -173,76 +173,40 @@ def _others(algorithm: str) -> tuple[str, ...]:
 
 
 def _pairs(name: str, statement: str, quantity: str, wording: str, clip_is: str) -> list[_Ordering]:
+    """The same of each family that has a clipped form."""
     claims = []
     for plain, words in _PAIRS.items():
-        clipped, unclipped = (f"{plain}_clip",), (plain,)
-        low, high = (clipped, unclipped) if clip_is == "low" else (unclipped, clipped)
+        pair = (f"{plain}_clip",), (plain,)
+        low, high = pair if clip_is == "low" else pair[::-1]
         said = statement.format(words)
         claims.append(_Ordering(f"{name}_{plain}", said, quantity, low, high, wording))
     return claims
 
 
 _ALL = f"{len(paper.SHARPNESS_RATIO)} of {len(paper.SHARPNESS_RATIO)}"
+# fmt: off
 CLAIMS: tuple[_Ordering, ...] = (
-    _Ordering(
-        "sgd_sharpest", "SGD is the sharpest of all", "ratio", _others("sgd"), ("sgd",), _ALL
-    ),
+    _Ordering("sgd_sharpest", "SGD is the sharpest of all",
+              "ratio", _others("sgd"), ("sgd",), _ALL),
     *_pairs("clipping_flattens", "Clipping lowers the sharpness of {}", "ratio", _ALL, "low"),
-    _Ordering(
-        "adam_below_clipped_sgd",
-        "Adam is less sharp than clipped SGD",
-        "ratio",
-        ("adam",),
-        ("sgd_clip",),
-        _ALL,
-    ),
-    _Ordering(
-        "adam_below_clipped_normalized_sgd",
-        "Adam is less sharp than clipped normalized SGD",
-        "ratio",
-        ("adam",),
-        ("normalized_sgd_clip",),
-        _ALL,
-    ),
-    _Ordering(
-        "clipped_adafactor_flattest",
-        "Clipped Adafactor is the least sharp of all",
-        "ratio",
-        ("adafactor_clip",),
-        _others("adafactor_clip"),
-        _ALL,
-    ),
-    _Ordering(
-        "sgd_steepest",
-        "SGD has the best slope: the loss falls fastest at small steps",
-        "slope",
-        ("sgd",),
-        _others("sgd"),
-        "said of Figure 3",
-    ),
-    _Ordering(
-        "adam_decreases_more",
-        "The best decrease along Adam’s direction exceeds that along SGD’s",
-        "decrease",
-        ("sgd",),
-        ("adam",),
-        "“almost in all cases” (B.3)",
-    ),
-    *_pairs(
-        "clipping_decreases_more",
-        "The best decrease along clipped {} exceeds the unclipped one’s",
-        "decrease",
-        "“often” (§5)",
-        "high",
-    ),
-    *_pairs(
-        "clipping_converges_lower",
-        "Clipped {} reaches a lower final training loss",
-        "final_loss",
-        "“generally” (Figure 4)",
-        "low",
-    ),
+    _Ordering("adam_below_clipped_sgd", "Adam is less sharp than clipped SGD",
+              "ratio", ("adam",), ("sgd_clip",), _ALL),
+    _Ordering("adam_below_clipped_normalized_sgd", "Adam is less sharp than clipped normalized SGD",
+              "ratio", ("adam",), ("normalized_sgd_clip",), _ALL),
+    _Ordering("clipped_adafactor_flattest", "Clipped Adafactor is the least sharp of all",
+              "ratio", ("adafactor_clip",), _others("adafactor_clip"), _ALL),
+    _Ordering("sgd_steepest", "SGD has the best slope: the loss falls fastest at small steps",
+              "slope", ("sgd",), _others("sgd"), "said of Figure 3"),
+    _Ordering("adam_decreases_more",
+              "The best decrease along Adam’s direction exceeds that along SGD’s",
+              "decrease", ("sgd",), ("adam",), "“almost in all cases” (B.3)"),
+    *_pairs("clipping_decreases_more",
+            "The best decrease along clipped {} exceeds the unclipped one’s",
+            "decrease", "“often” (§5)", "high"),
+    *_pairs("clipping_converges_lower", "Clipped {} reaches a lower final training loss",
+            "final_loss", "“generally” (Figure 4)", "low"),
 )
+# fmt: on
 
 
 def _cells(rows: list) -> dict[str, dict[tuple, dict[str, Summary]]]:
