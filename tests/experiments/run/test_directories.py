@@ -184,7 +184,10 @@ def test_a_run_goes_on_in_another_locale(tmp_path):
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        assert done.stderr.count(b"\n") == 1 and b"nowhere: no records" in done.stderr
+        # A slow machine says before it that it is at work.
+        assert (
+            b"error: " in (said := done.stderr.splitlines()[-1]) and b"nowhere: no records" in said
+        )
     assert done.stdout == b"?\n"
     recorded = json.loads((folder / "run" / "config.json").read_text(encoding="utf-8"))
     about = json.loads((folder / "run" / "provenance.json").read_text(encoding="utf-8"))
