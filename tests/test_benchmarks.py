@@ -60,6 +60,18 @@ def test_a_process_takes_what_was_planned_and_its_own_programs(tmp_path):
     assert all(0 < row["planned_MiB"] < row["process_MiB"] < 500 for row in rows)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif("SHARPJAX_BENCHMARKS" not in os.environ, reason="minutes of compilation")
+def test_compilation_is_counted_in_gradients(tmp_path):
+    out = tmp_path / "rows.json"
+    assert main(["compile", "--quick", "--out", str(out)]) == 0
+    record = json.loads(out.read_text())
+    gradient, directions = record["rows"]
+    assert gradient["times_gradient"] == 1 < directions["times_gradient"]
+    assert record["clipping"][0]["times_optax"] == 1
+    assert all(row["compile_cpu_seconds"] > 0 for row in record["rows"] + record["clipping"])
+
+
 def test_one_measurement_is_counted_in_gradients(tmp_path, capsys):
     out = tmp_path / "rows.json"
     asked = ["anatomy", "--quick", "--models", "roberta", "--repeats", "1", "--out", str(out)]

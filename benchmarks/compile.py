@@ -1,0 +1,122 @@
+"""What is waited for before the first number: compilation, in processor seconds.
+
+Each row is a fresh process without a cache of compiled programs: the first call's processor time
+less that of a second one. `times_gradient` is over the same model's gradient.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks import _harness
+
+WIDTH, LENGTH, BATCH = 64, 16, (2, 2)
+DIRECTIONS = (1, 7)
+METHODS = ("adjoint", "forward", "reverse")
+TENSORS = 400
+
+
+def contenders(layers: int) -> dict[str, Callable[[], Any]]:
+    """Of a GPT-2 with this many blocks: its gradient, and what is measured of its updates."""
+    import jax
+    import jax.numpy as jnp
+
+    import sharpjax
+    from sharpjax import models
+
+    config = models.GPT2Config(
+        vocab_size=128, n_positions=LENGTH, n_embd=WIDTH, n_layer=layers, n_head=4
+    )
+    model = models.GPT2(config)
+    params = models.init_params(model, jax.random.key(0))
+    loss_fn = models.make_loss(model)
+    ids = jax.random.randint(jax.random.key(1), (*BATCH, LENGTH), 0, config.vocab_size)
+    batches = {"input_ids": ids, "attention_mask": jnp.ones_like(ids), "labels": ids}
+    updates = {
+        str(i): jax.tree.map(lambda x, i=i: jnp.full_like(x, i + 1), params)
+        for i in range(max(DIRECTIONS))
+    }
+    gradient = jax.jit(jax.grad(lambda p, b: loss_fn(p, jax.tree.map(lambda x: x[0], b))))
+
+    def directions(count: int, method: Any) -> Any:
+        some = dict(list(updates.items())[:count])
+        return sharpjax.measure_directions(loss_fn, params, some, batches, method=method)
+
+    runs: dict[str, Callable[[], Any]] = {"gradient": lambda: gradient(params, batches)}
+    for method in METHODS:
+        for count in DIRECTIONS:
+            name = f"{count} direction{'s' * (count > 1)}, {method}"
+            runs[name] = lambda count=count, method=method: directions(count, method)
+    runs["point"] = lambda: sharpjax.measure_point(loss_fn, params, updates, batches)
+    return runs
+
+
+def clipping() -> dict[str, Callable[[], Any]]:
+    """One step over many small tensors."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    import sharpjax
+
+    tree = [jnp.ones((8, 1 + i % 7)) for i in range(TENSORS)]
+
+    def step(transformation: Any) -> Callable[[], Any]:
+        update = jax.jit(lambda tree: transformation.update(tree, transformation.init(tree))[0])
+        return lambda: update(tree)
+
+    return {
+        "optax.clip_by_global_norm": step(optax.clip_by_global_norm(1.0)),
+        "coord_clip": step(sharpjax.coord_clip(0.05)),
+        "coord_clip, by tensor": step(sharpjax.coord_clip(0.05, scope="tensor")),
+    }
+
+
+def first_call(kind: str, size: int, name: str) -> list[dict[str, Any]]:
+    """The row of one contender, in a process that has compiled nothing of it before."""
+    import jax
+
+    runs = contenders(size) if kind == "model" else clipping()
+    seconds = []
+    for _ in range(2):
+        started = time.process_time()
+        jax.block_until_ready(jax.tree.leaves(runs[name]()))
+        seconds.append(time.process_time() - started)
+    return [{"compile_cpu_seconds": seconds[0] - seconds[1]}]
+
+
+def measure(kind: str, size: int, names: list[str], repeats: int) -> list[dict[str, Any]]:
+    """A row for each name; the least of the repeats, which take turns."""
+    found: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(repeats):
+        for name in names:
+            code = f"benchmarks.compile.first_call({kind!r}, {size!r}, {name!r})"
+            (row,) = _harness.rows_of(code, JAX_ENABLE_COMPILATION_CACHE="false")
+            found[name].append(row["compile_cpu_seconds"])
+    least = {name: min(values) for name, values in found.items()}
+    over = f"times_{'gradient' if kind == 'model' else 'optax'}"
+    return [
+        {"name": name, "compile_cpu_seconds": value, over: value / least[names[0]]}
+        for name, value in least.items()
+    ]
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks compile", description=__doc__)
+    parser.add_argument("--layers", nargs="+", type=int, default=[4, 12])
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="one block: a smoke test")
+    parser.add_argument("--out", help="write the rows to this JSON file")
+    options = parser.parse_args(arguments)
+
+    rows = []
+    for layers in [1] if options.quick else options.layers:
+        names = ["gradient", "7 directions, adjoint"] if options.quick else [*contenders(layers)]
+        found = measure("model", layers, names, options.repeats)
+        _harness.print_table(found, f"A GPT-2 of {layers} blocks of width {WIDTH}")
+        rows += [{"blocks": layers} | row for row in found]
+    clips = measure("clip", TENSORS, [*clipping()], options.repeats)
+    _harness.print_table(clips, f"Clipping {TENSORS} tensors")
+    if options.out:
+        _harness.write_json(options.out, "compile", rows, clipping=clips)
