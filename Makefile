@@ -23,16 +23,11 @@ anatomy: $(VENV)/.experiments  ## The anatomy of its first measured points, in t
 	    --task $$task --trajectory $$trajectory --options.clipped momentum; done; done
 
 ablation: $(VENV)/.experiments  ## From scratch against warmed up, in runs/ablation.
-	set -e; for steps in $(WARMUPS); do \
-	  $(BIN)/python -m experiments sharpness $(STUDY) --warmup-steps $$steps --epochs 5 \
-	    --measured-epochs 2 5 --measured-batches 3 --landscape-points 3 \
-	    --out runs/ablation/warmup-$$steps; done
+	$(BIN)/python -m experiments ablation $(STUDY) --warmups $(WARMUPS) --epochs 5 \
+	  --measured-epochs 2 5 --measured-batches 3 --landscape-points 3 --out runs/ablation
 
 controls: $(VENV)/.experiments  ## Clipped SGD at the paper's rate, and convergence on another seed.
-	$(BIN)/python -m experiments convergence $(STUDY) --no-tune --task mlm --algorithms sgd_clip \
-	  --out runs/controls/sgd_clip-table-2
-	set -e; for task in translation mlm; do $(BIN)/python -m experiments convergence $(STUDY) \
-	  --seed 1 --task $$task --out runs/controls/another-seed; done
+	$(BIN)/python -m experiments controls $(STUDY) --out runs/controls
 
 results: $(VENV)/.experiments  ## results/, RESULTS.md and the README from the runs that are there.
 	set -e; for run in small $(WARMUPS:%=ablation/warmup-%) $(CONTROLS:%=controls/%); do \

@@ -20,9 +20,9 @@ import optax
 
 import sharpjax
 from benchmarks import _harness
-from experiments.config import PRESETS
-from experiments.instruments import loss_of_logits
-from experiments.tasks import make_model
+from experiments.data.tasks import make_model
+from experiments.presets import PRESETS
+from experiments.run.measurements import loss_of_logits
 from sharpjax.coordinates import sample_coordinates
 from sharpjax.models import frequency_parts, init_params, make_logits, make_loss, places
 

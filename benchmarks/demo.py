@@ -27,10 +27,11 @@ def profile(cache: str, overrides: dict[str, Any]) -> list[dict[str, Any]]:
     started = time.monotonic() - time.process_time()  # The imports before this were mostly work.
     import jax
 
-    from experiments import report
-    from experiments.config import PRESETS
-    from experiments.study import Study
-    from experiments.watch import Watch
+    from experiments.presets import PRESETS
+    from experiments.report.page import write_report
+    from experiments.report.recorded import Run
+    from experiments.run.progress import Watch
+    from experiments.run.study import Study
 
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
@@ -62,7 +63,7 @@ def profile(cache: str, overrides: dict[str, Any]) -> list[dict[str, Any]]:
         with Profiled(Path(folder), config, Watch()).open() as study:
             study.reproduce()
         before = clocks()
-        report.write_report(Path(folder))
+        write_report(Run(folder))
         add("report", before)
     add("all", {"seconds": started})
     return [

@@ -56,12 +56,12 @@ def words(task: str, about: dict[str, Any], short: dict[str, Any]) -> list[str]:
 
 def planned(task: str, about: dict[str, Any], short: dict[str, Any]) -> list[dict[str, Any]]:
     """A row of what `plan` says, in a process that has not used JAX yet."""
-    from experiments import plan
+    from experiments.run import plan
 
     plan.prepare_devices(1)
-    from experiments import tasks
-    from experiments.config import PRESETS
-    from experiments.layout import one_device
+    from experiments.data import tasks
+    from experiments.presets import PRESETS
+    from experiments.run.devices import one_device
 
     paper = PRESETS["paper"]
     fields = short | {"measured_epochs": (short["measured_epochs"],)}
@@ -120,7 +120,7 @@ def column(task: str, options: argparse.Namespace) -> dict[str, Any]:
         done = run(task, words(task, about, short), Path(options.records or temporary, "records"))
         (plan,) = _harness.rows_of(f"benchmarks.paper.planned({task!r}, {about!r}, {short!r})")
     # What a process holds that has imported everything and done nothing.
-    idle = _harness.peak_mebibytes("import experiments.study, experiments.commands")
+    idle = _harness.peak_mebibytes("import experiments.run.study, experiments.commands")
     peak = plan["peak"] / 2**30
     return {
         "model": name,

@@ -18,12 +18,12 @@ TASKS = {"t5": "translation", "roberta": "mlm"}
 
 def prepared(name: str, examples: int, length: int) -> tuple[Any, ...]:
     """The plan of a step, and what `step` takes; in a process that has not used JAX yet."""
-    from experiments import plan  # Not above: its flags are for a process of its own.
+    from experiments.run import plan
 
     plan.prepare_devices(1)
     from benchmarks.directions import MODELS
-    from experiments.config import PRESETS
-    from experiments.layout import one_device
+    from experiments.presets import PRESETS
+    from experiments.run.devices import one_device
 
     task = next(task for kind, task in TASKS.items() if kind in name)
     sizes = dict.fromkeys(("batch_size", "micro_batch_size", "test_examples"), examples)
@@ -39,28 +39,28 @@ def step(name: str, examples: int, length: int, config: Any, model: Any) -> None
 
     import sharpjax
     from benchmarks.directions import batch_of
-    from experiments import algorithms, tasks, trajectory
-    from experiments.watch import Watch
+    from experiments import algorithms
+    from experiments.data import tasks
+    from experiments.run import training
+    from experiments.run.progress import Watch
 
     training_loss, loss = tasks.make_losses(model, config)
     batch = {key: value[None] for key, value in batch_of(name, examples, length).items()}
 
-    def measure(seen: trajectory.Step) -> None:
+    def measure(seen: training.Step) -> None:
         stats = seen.updates.measure(loss, batch, method=config.method, chunk=config.chunk)
         assert all(np.isfinite(s.sharpness) for s in jax.block_until_ready(stats).values())
 
-    trajectory.train(
+    step = training.Training(
         name,
-        directory=None,
-        params=sharpjax.models.init_params(model, jax.random.key(0)),
-        transformation=algorithms.pseudo_updates(config.measured("sgd"), config.clip_fraction),
-        loss_fn=training_loss,
-        batches=lambda start: iter([batch]),
+        algorithms.pseudo_updates(config.measured("sgd"), config.clip_fraction),
+        training_loss,
+        lambda start: iter([batch]),
         steps=1,
-        watch=Watch(),
         select=("sgd", 1e-3),
-        observe=measure,
     )
+    params = sharpjax.models.init_params(model, jax.random.key(0))
+    training.train(step, params, Watch(), observe=measure)
 
 
 def planned_bytes(name: str, examples: int, length: int) -> list[dict[str, Any]]:

@@ -11,8 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from experiments import document
-from experiments.tables import Table
+from experiments.report import blocks
+from experiments.report.table import Table, cell, markdown
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -34,7 +34,7 @@ def block(words: str, inline: bool) -> str:
     if rest == ["where"]:
         return _where(record["environment"])
     table = _table(record, words, *rest)
-    return document.cell(table, *path) if path else document.markdown(table)
+    return cell(table, *path) if path else markdown(table)
 
 
 def _where(environment: dict[str, Any]) -> str:
@@ -70,7 +70,7 @@ def _word(value: Any) -> str:
 def write(path: Path) -> bool:
     """Fills a document in place; whether that changed it."""
     text = path.read_text(encoding="utf-8")
-    filled = document.fill(text, block)
+    filled = blocks.fill(text, block)
     path.write_text(filled, encoding="utf-8")
     return filled != text
 

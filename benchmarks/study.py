@@ -19,8 +19,8 @@ import torch
 import sharpjax
 from benchmarks import _harness
 from benchmarks.directions import MODELS, batch_of, peer, same_params, torch_model
-from experiments import trajectory
-from experiments.layout import one_device
+from experiments.run import training
+from experiments.run.devices import one_device
 from sharpjax.models import make_loss
 
 ALGORITHMS = 7
@@ -31,21 +31,21 @@ def here(name: str, params: Any, batches: Any) -> dict[str, Callable[[], Any]]:
     """The study's parts, compiled."""
     loss_fn, layout = make_loss(MODELS[name]), one_device()
     pseudo = sharpjax.pseudo_updates(sharpjax.paper_algorithms())
-    programs = trajectory.make_programs(pseudo, loss_fn, layout)
+    programs = training.make_programs(pseudo, loss_fn, layout)
     params, held = layout.place(params), params
     state = programs.init(params)
 
     def step():
         nonlocal params, state
-        loss, grads = trajectory.gradient(loss_fn, params, batches, None, layout)
+        loss, grads = training.gradient(loss_fn, params, batches, None, layout)
         about = {"value": loss, "batch": batches, "key": None}
         params, state = programs.advance(state, params, grads, about, ("sgd", 1e-3))
         return params
 
-    _, grads = trajectory.gradient(loss_fn, params, batches, None, layout)
+    _, grads = training.gradient(loss_fn, params, batches, None, layout)
     about = {"value": 0.0, "batch": batches, "key": None}
     made, after = programs.update(programs.init(held), held, grads, about)
-    updates = trajectory.HeldUpdates(made, after, held)
+    updates = training.HeldUpdates(made, after, held)
     return {
         "training step": step,
         "seven directions": lambda: updates.measure(loss_fn, batches, method="adjoint"),

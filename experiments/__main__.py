@@ -14,7 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         with at_once():
-            from experiments import command_line  # It imports JAX.
+            from experiments import command_line
         return command_line.run(arguments)
     except KeyboardInterrupt:
         print("stopped at once.", file=sys.stderr)

@@ -12,14 +12,6 @@ from sharpjax.named import own_rate as _own_rate
 from sharpjax.named import parse
 
 RELATIVE = "relative"  # Adafactor's own step: no rate to choose.
-_WORDS = {
-    "sgd": "SGD",
-    "adam": "Adam",
-    "adamw": "AdamW",
-    "lamb": "LAMB",
-    "lars": "LARS",
-    "lbfgs": "L-BFGS",
-}
 
 
 class AlgorithmError(ValueError):
@@ -28,10 +20,7 @@ class AlgorithmError(ValueError):
 
 def check(name: str) -> None:
     """Raises AlgorithmError, with the near names, unless `build` knows the name."""
-    try:
-        parse(name)
-    except ValueError as error:
-        raise AlgorithmError(f"algorithms: {error}") from error
+    _naming(parse)(name)
 
 
 def build(
@@ -70,39 +59,10 @@ def own_rate(name: str) -> str | None:
     return repr(rate) if isinstance(rate, float) else rate
 
 
-def family(name: str) -> str:
-    """The name without what is clipped."""
-    return _parts(name)[0]
-
-
-def clipped(name: str) -> tuple[bool, bool]:
-    """Whether an algorithm's gradient is clipped, and whether its update is."""
-    return _parts(name)[1:3]
-
-
 def in_order(names: Iterable[str]) -> list[str]:
     """Each name once: the paper's in its order, then the others in theirs."""
     names = list(names)
     return [n for n in dict.fromkeys([*paper.ALGORITHMS, *names]) if n in names]
-
-
-def label(name: str) -> str:
-    """A name as tables and legends print it."""
-    base = family(name)
-    words = " ".join(_WORDS.get(word, word) for word in base.split("_"))
-    said = paper.ALGORITHMS.get(base, words[:1].upper() + words[1:])
-    _, gradient, update, fraction = _parts(name)
-    what = "gradient and " * gradient + "update " if update else ""
-    share = f" at {float(fraction):g}" if fraction else ""
-    return f"{said}, {what}clipped{share}" if gradient or update else said + share
-
-
-def _parts(name: str) -> tuple[str, bool, bool, str]:
-    """Base, clipped gradient, clipped update, fraction; of names in records too, such as "span"."""
-    words, _, fraction = name.partition(":")
-    before = words.removesuffix("_clip_update")
-    base = before.removesuffix("_clip")
-    return base, base != before, before != words, fraction
 
 
 def _naming(function):

@@ -14,9 +14,10 @@ import tyro
 
 from experiments.algorithms import AlgorithmError
 from experiments.commands import COMMANDS, WITHOUT_CONFIG, Command, make_plan
-from experiments.config import PRESETS, Config
+from experiments.config import Config
 from experiments.errors import DataError, RefusedError
-from experiments.watch import Interrupted, Watch
+from experiments.presets import PRESETS
+from experiments.run.progress import Interrupted, Watch
 
 PROGRAM = "python -m experiments"
 HELP = {"-h", "--help"}

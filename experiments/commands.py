@@ -4,21 +4,21 @@ What takes long to import is imported by the work: `--help` and a bad value need
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from experiments import layout, limits, processes
-from experiments.config import TASKS, TRAJECTORIES, Config, Task, Trajectory
+from experiments.config import TASKS, TRAJECTORIES, Config, Task
 from experiments.errors import RefusedError
 from experiments.interrupts import at_once
-from experiments.options import Options
-from experiments.watch import Watch
+from experiments.run import devices, memory, processes
+from experiments.run.options import Options
+from experiments.run.progress import Watch
 
 if TYPE_CHECKING:
-    from experiments.study import Study
+    from experiments.run.study import Study
 
 Command = Callable[[Watch], None]
 
@@ -41,7 +41,7 @@ APath = Annotated[Path, _PATH]
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class Location:
     """Where a study runs; its records do not depend on it, up to rounding."""
 
     # Where records, checkpoints and the report go; the same command continues what is there.
@@ -54,65 +54,101 @@ class Place:
 
     def __post_init__(self):
         if self.mesh:
-            layout.mesh_sizes(self.mesh)
+            devices.mesh_sizes(self.mesh)
         if self.distributed:
             processes.check_cluster(self.distributed)
 
 
 # The fields, without a prefix on the command line.
 Fields = Annotated[Config, tyro.conf.arg(name="")]
-Where = Annotated[Place, tyro.conf.arg(name="")]
+Where = Annotated[Location, tyro.conf.arg(name="")]
 FINE = Options()
+WARMUPS = (0, 100, 300, 1000)
 
 
-def reproduce(config: Fields, place: Where) -> Command:
+def reproduce(config: Fields, where: Where) -> Command:
     """Both experiments on both tasks, then the report.
 
     Args:
       config: The study.
-      place: Where it runs, and what it leaves.
+      where: Where it runs, and what it leaves.
     """
-    return _study(config, place, TASKS, lambda study: study.reproduce(), converging=TASKS)
+    return _study(config, where, TASKS, lambda study: study.reproduce(), converging=TASKS)
 
 
 def sharpness(
-    config: Fields, place: Where, task: Task | None = None, trajectory: Trajectory | None = None
+    config: Fields, where: Where, task: Task | None = None, trajectory: str | None = None
 ) -> Command:
     """Experiment 1 alone: all of Tables 3 to 6, or the columns asked for, then the report.
 
     Args:
       config: The study.
-      place: Where it runs, and what it leaves.
+      where: Where it runs, and what it leaves.
       task: What the model learns; both of the paper's tasks if it is left out.
-      trajectory: The optimizer whose trajectory is followed; both if it is left out.
+      trajectory: The optimizer whose trajectory is followed, SGD's and Adam's if it is left out;
+        any other that `--trajectory-rates` has a rate of.
     """
     names = (task,) if task else TASKS
+    followed = TRAJECTORIES if trajectory is None else (trajectory,)
+    for name in followed:
+        config.rate_along(name)
 
     def stages(study: "Study") -> None:
         for seed in config.seeds:
             for name in names:
-                for along in (trajectory,) if trajectory else TRAJECTORIES:
+                for along in followed:
                     study.sharpness(name, along, seed)
 
-    return _study(config, place, names, stages)
+    return _study(config, where, names, stages)
 
 
-def convergence(config: Fields, place: Where, task: Task) -> Command:
+def ablation(config: Fields, where: Where, warmups: tuple[int, ...] = WARMUPS) -> Command:
+    """Experiment 1 from each of several warm-ups, in OUT/warmup-STEPS: what these steps change.
+
+    Args:
+      config: The study; its own `warmup_steps` do not count.
+      where: Where it runs, and the folder of the runs.
+      warmups: Adam steps before the study; 0 is from scratch.
+    """
+    if not warmups or len({*warmups}) < len(warmups):
+        raise ValueError(f"warmups must be different numbers, at least one, got {warmups}")
+    return _each(
+        sharpness(dataclasses.replace(config, warmup_steps=n), _within(where, f"warmup-{n}"))
+        for n in warmups
+    )
+
+
+def controls(config: Fields, where: Where) -> Command:
+    """Convergence of clipped SGD at the paper's rate, and of all on the next seed.
+
+    Args:
+      config: The study.
+      where: Where it runs, and the folder of the runs.
+    """
+    paper_rate = dataclasses.replace(config, tune=False, algorithms=("sgd_clip",))
+    other = dataclasses.replace(config, seed=config.seed + 1)
+    return _each(
+        [convergence(paper_rate, _within(where, "sgd_clip-table-2"), "mlm")]
+        + [convergence(other, _within(where, "another-seed"), task) for task in TASKS]
+    )
+
+
+def convergence(config: Fields, where: Where, task: Task) -> Command:
     """Experiment 2 on one task: one panel of Figure 4, then the report; `--tune` tunes the rates.
 
     Args:
       config: The study.
-      place: Where it runs, and what it leaves.
+      where: Where it runs, and what it leaves.
       task: What the model learns.
     """
-    return _study(config, place, (task,), lambda study: study.convergence(task), converging=(task,))
+    return _study(config, where, (task,), lambda study: study.convergence(task), converging=(task,))
 
 
 def anatomy(
     config: Fields,
     out: APath,
     task: Task,
-    trajectory: Trajectory = "adam",
+    trajectory: str = "adam",
     epoch: int | None = None,
     batch: int | None = None,
     options: Options = FINE,
@@ -123,15 +159,16 @@ def anatomy(
       config: The study; a task's `checkpoint` may be a pretrained folder.
       out: Where records, checkpoints and the report go; the same command continues what is there.
       task: What the model learns.
-      trajectory: The optimizer whose trajectory leads to the point.
+      trajectory: The optimizer whose trajectory leads to the point; see `sharpness`.
       epoch: Of the point, from 1; by default the first that is measured.
       batch: Of the epoch, from 1; by default the first that is measured there.
       options: How finely the instruments look.
     """
     config.check_point(epoch, batch)
+    config.rate_along(trajectory)
     return _study(
         config,
-        Place(out, mesh="data=1"),
+        Location(out, mesh="data=1"),
         (task,),
         lambda study: study.anatomy(task, trajectory, epoch, batch, options),
     )
@@ -155,12 +192,12 @@ def make_plan(
     """
     if not 0 < device_memory < float("inf"):
         raise ValueError(f"device_memory must be positive and finite, got {device_memory}")
-    layout.mesh_sizes(mesh, config.largest_micro_batch)
+    devices.mesh_sizes(mesh, config.largest_micro_batch)
 
     def run(watch: Watch) -> None:
         from rich.console import Console
 
-        from experiments import plan
+        from experiments.run import plan
 
         try:
             plan.show(config, task, model, mesh, device_memory, Console())
@@ -171,7 +208,7 @@ def make_plan(
 
 
 def make_report(directory: tyro.conf.Positional[APath]) -> Command:
-    """Tables, figures, claims and report.html from a run's records, finished or not.
+    """Tables, figures, claims and page.html from a run's records, finished or not.
 
     Args:
       directory: The directory of the run.
@@ -187,7 +224,7 @@ def fill_results(
     """Fills the marked numbers, tables and figures of documents from committed records.
 
     Args:
-      documents: Markdown files; what their blocks may hold is in `experiments/results.py`.
+      documents: Markdown files; what their blocks may hold is in `experiments/report/documents.py`.
       main: The directory of the study's records.
       ablation: The folder with a directory of records for each warm-up.
     """
@@ -195,10 +232,10 @@ def fill_results(
         raise ValueError("results needs at least one document")
 
     def run(watch: Watch) -> None:
-        from experiments import results
+        from experiments.report.documents import write
 
         try:
-            changed = results.write(documents, main, ablation)
+            changed = write(documents, main, ablation)
         except ValueError as error:
             raise RefusedError(str(error)) from error
         for path, anew in zip(documents, changed, strict=True):
@@ -212,6 +249,8 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "sharpness": sharpness,
     "convergence": convergence,
     "anatomy": anatomy,
+    "ablation": ablation,
+    "controls": controls,
     "plan": make_plan,
     "report": make_report,
     "results": fill_results,
@@ -219,9 +258,24 @@ COMMANDS: dict[str, Callable[..., Command]] = {
 WITHOUT_CONFIG = (make_report, fill_results)
 
 
+def _within(where: Location, name: str) -> Location:
+    return dataclasses.replace(where, out=where.out / name)
+
+
+def _each(commands: Iterable[Command]) -> Command:
+    """One after the other; all are checked when they are made."""
+    made = list(commands)
+
+    def run(watch: Watch) -> None:
+        for command in made:
+            command(watch)
+
+    return run
+
+
 def _study(
     config: Config,
-    place: Place,
+    where: Location,
     names: Sequence[str],
     stages: Callable[["Study"], Any],
     converging: Sequence[str] = (),
@@ -230,35 +284,35 @@ def _study(
 
     Args:
       config: The study.
-      place: Where it runs.
+      where: Where it runs.
       names: The tasks whose texts and models it needs.
       stages: What it does once these are there.
       converging: The tasks whose rates it needs.
     """
-    limits.check_memory(config, names)
+    memory.check_memory(config, names)
 
     def run(watch: Watch) -> None:
         with at_once():
-            from experiments.convergence import rates
-            from experiments.study import Study, with_micro_batch
+            from experiments.run.convergence import rates
+            from experiments.run.study import Study, with_micro_batch
 
         try:
-            if place.distributed:
-                processes.initialize(place.distributed)
-            over = layout.make_layout(place.mesh)
+            if where.distributed:
+                processes.initialize(where.distributed)
+            over = devices.make_layout(where.mesh)
         except ValueError as error:
             raise RefusedError(str(error)) from error
         for name in converging:
             rates(config, name)
         # Outside `listening`: what has no steps is stopped at once.
         with watch.doing("micro-batch that fits"):
-            complete = with_micro_batch(config, place.out, names, over)
-        with watch.listening(), Study(place.out, complete, watch, over).open() as study:
+            complete = with_micro_batch(config, where.out, names, over)
+        with watch.listening(), Study(where.out, complete, watch, over).open() as study:
             for name in names:  # What cannot be used is better known now than after hours.
                 study.task(name, config.seed)
             stages(study)
         if processes.is_first():
-            _report(place.out, watch)
+            _report(where.out, watch)
 
     return run
 
@@ -266,12 +320,12 @@ def _study(
 def _report(directory: Path, watch: Watch) -> None:
     from rich.console import Console
 
-    from experiments import report
+    from experiments.report.page import write_report
+    from experiments.report.recorded import Run
 
     try:
         with watch.doing(f"report of {directory}"):
-            path = report.write_report(directory)
+            path = write_report(Run(directory), Console())
     except ValueError as error:  # Nothing to report.
         raise RefusedError(str(error)) from error
-    report.print_tables(directory, Console())
     watch.say(f"report: {path}")

@@ -1,7 +1,8 @@
-"""What a study is: every number that its records depend on, and the three presets."""
+"""What a study is: every number that its records depend on."""
 
 import dataclasses
 import math
+import re
 from typing import Any, Literal, get_args
 
 from experiments import algorithms, paper, records
@@ -12,7 +13,6 @@ MOST_POINTS = 1000  # Each point of a landscape is a pass over the test subset.
 TASKS = ("translation", "mlm")
 TRAJECTORIES = ("sgd", "adam")
 Task = Literal["translation", "mlm", "causal"]  # The paper's two, and one more.
-Trajectory = Literal["sgd", "adam"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,15 @@ class Config:
     # each trajectory, or all.
     precision_check: Literal["none", "first", "all"] = "first"
 
+    # Rates of other trajectories than SGD's and Adam's, as muon=0.02.
+    trajectory_rates: tuple[str, ...] = ()
+
     def __post_init__(self):
+        for words in self.trajectory_rates:
+            name, equals, rate = words.partition("=")
+            algorithms.check(name)
+            if not equals or not re.fullmatch(r"\d*\.?\d+(e[-+]?\d+)?", rate):
+                raise ValueError(f"trajectory_rates must be written as muon=0.02, got {words!r}")
         names = dict.fromkeys(n for word in self.algorithms for n in word.split(",") if n)
         object.__setattr__(self, "algorithms", tuple(names))
         if not names:
@@ -128,65 +136,49 @@ class Config:
         counts += " warmup_batch_size tune_steps checkpoint_every replicates"
         for name in counts.split():
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            _require(value is None or value >= 1, f"{name} must be at least 1, got {value}")
         for name in ("warmup_steps", "warmup_examples", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+            value = getattr(self, name)
+            _require(value >= 0, f"{name} must not be negative, got {value}")
         for whole, part in (
             ("examples", "batch_size"),
             ("batch_size", "micro_batch_size"),
             ("test_examples", "micro_batch_size"),
         ):
-            size = getattr(self, part)
-            if size is not None and getattr(self, whole) % size:
-                raise ValueError(
-                    f"{part} must divide {whole}, "
-                    f"got {getattr(self, part)} and {getattr(self, whole)}"
-                )
-        if self.test_examples > self.examples:
-            raise ValueError(
-                f"test_examples must be at most examples ({self.examples}), "
-                f"got {self.test_examples}"
-            )
-        if self.measured_batches > self.batches_per_epoch:
-            raise ValueError(
-                f"measured_batches must be at most the {self.batches_per_epoch} batches of an "
-                f"epoch, got {self.measured_batches}"
-            )
-        if any(not 1 <= e <= self.epochs for e in self.measured_epochs) or not self.measured_epochs:
-            raise ValueError(
-                f"measured_epochs must lie in [1, {self.epochs}], got {self.measured_epochs}"
-            )
-        if not 3 <= self.landscape_points <= MOST_POINTS:
-            raise ValueError(
-                f"landscape_points must lie in [3, {MOST_POINTS}], got {self.landscape_points}"
-            )
-        if self.chunk is not None and self.chunk < 1:
-            raise ValueError(f"chunk must be at least 1 or None, got {self.chunk}")
-        if self.warmup_steps and self.warmup_examples < self.warmup_batch_size:
-            raise ValueError(
-                f"warmup_examples must be at least warmup_batch_size ({self.warmup_batch_size}), "
-                f"got {self.warmup_examples}"
-            )
+            all_of, size = getattr(self, whole), getattr(self, part)
+            said = f"{part} must divide {whole}, got {size} and {all_of}"
+            _require(size is None or all_of % size == 0, said)
+        _require(
+            self.test_examples <= self.examples,
+            f"test_examples must be at most examples ({self.examples}), got {self.test_examples}",
+        )
+        _require(
+            self.measured_batches <= self.batches_per_epoch,
+            f"measured_batches must be at most the {self.batches_per_epoch} batches of an epoch, "
+            f"got {self.measured_batches}",
+        )
+        _require(
+            bool(self.measured_epochs) and all(1 <= e <= self.epochs for e in self.measured_epochs),
+            f"measured_epochs must lie in [1, {self.epochs}], got {self.measured_epochs}",
+        )
+        _require(
+            3 <= self.landscape_points <= MOST_POINTS,
+            f"landscape_points must lie in [3, {MOST_POINTS}], got {self.landscape_points}",
+        )
+        _require(
+            self.chunk is None or self.chunk >= 1,
+            f"chunk must be at least 1 or None, got {self.chunk}",
+        )
+        _require(
+            not self.warmup_steps or self.warmup_examples >= self.warmup_batch_size,
+            f"warmup_examples must be at least warmup_batch_size ({self.warmup_batch_size}), "
+            f"got {self.warmup_examples}",
+        )
         check_in_range("clip_fraction", self.clip_fraction, 0.0, 1.0)
         for name in ("warmup_learning_rate", "sgd_learning_rate", "adam_learning_rate"):
             check_in_range(name, getattr(self, name), 0.0, float("inf"), open_high=True)
         for task in get_args(Task):
-            made: TaskConfig = getattr(self, task)
-            for field in dataclasses.fields(made):
-                value = getattr(made, field.name)
-                if field.type is int and value < 1:
-                    raise ValueError(f"{task}.{field.name} must be at least 1, got {value}")
-            for name in ("corpus", "tokenizer"):
-                if not getattr(made, name).strip():
-                    raise ValueError(f"{task}.{name} must not be empty")
-            if made.layers > MOST_LAYERS:
-                raise ValueError(f"{task}.layers must be at most {MOST_LAYERS}, got {made.layers}")
-            if made.d_model % made.heads:
-                raise ValueError(
-                    f"{task}.heads must divide d_model ({made.d_model}), got {made.heads}"
-                )
+            _check_task(task, getattr(self, task))
 
     @property
     def batches_per_epoch(self) -> int:
@@ -212,132 +204,43 @@ class Config:
             if value is not None and not 1 <= value <= most:
                 raise ValueError(f"{name} must lie in [1, {most}], got {value}")
 
+    def rate_along(self, trajectory: str) -> float:
+        """The learning rate of the optimizer that trains along a trajectory.
+
+        Raises:
+          ValueError: there is none, or no such optimizer.
+        """
+        algorithms.check(trajectory)
+        others = dict(words.split("=") for words in self.trajectory_rates)
+        rates = {"sgd": self.sgd_learning_rate, "adam": self.adam_learning_rate} | others
+        if trajectory not in rates:
+            raise ValueError(
+                f"trajectory_rates must have {trajectory}=RATE for its trajectory, got "
+                f"{', '.join(self.trajectory_rates) or 'none'}"
+            )
+        return float(rates[trajectory])
+
     def measured(self, trajectory: str) -> tuple[str, ...]:
         """The algorithms that are measured along a trajectory."""
         always = (name for name in ("sgd", trajectory) if name not in self.algorithms)
         return (*dict.fromkeys(always), *self.algorithms)
 
 
-_TINY = TaskConfig(
-    corpus="embedded",
-    tokenizer="trained",
-    checkpoint="",
-    length=24,
-    target_length=24,
-    vocab_size=512,
-    d_model=64,
-    d_ff=128,
-    layers=1,
-    heads=4,
-)
-_SMALL = dataclasses.replace(
-    _TINY,
-    corpus="Helsinki-NLP/opus_books",
-    length=32,
-    target_length=32,
-    vocab_size=4096,
-    d_model=128,
-    d_ff=512,
-    layers=2,
-)
-_PAPER = dataclasses.replace(
-    _SMALL,
-    tokenizer="google-t5/t5-small",
-    checkpoint="google-t5/t5-small",
-    length=128,
-    target_length=128,
-    vocab_size=32128,
-    d_model=512,
-    d_ff=2048,
-    layers=6,
-    heads=8,
-)
+def _require(holds: bool, said: str) -> None:
+    if not holds:
+        raise ValueError(said)
 
-_DEMO = Config(
-    preset="demo",
-    translation=_TINY,
-    mlm=dataclasses.replace(_TINY, length=32),
-    causal=dataclasses.replace(_TINY, length=32),
-    examples=1280,
-    batch_size=128,
-    micro_batch_size=32,
-    epochs=5,
-    measured_epochs=(2, 5),
-    measured_batches=5,
-    test_examples=128,
-    warmup_steps=200,
-    warmup_examples=3840,
-    warmup_batch_size=64,
-    warmup_learning_rate=1e-3,
-    sgd_learning_rate=1e-3,
-    adam_learning_rate=1e-4,
-    clip_fraction=0.05,
-    dropout=False,
-    training_dtype="float32",
-    method="adjoint",
-    chunk=None,
-    landscape_points=10,
-    tune=False,
-    tune_steps=20,
-    checkpoint_every=10,
-    seed=0,
-    replicates=1,
-)
-PRESETS = {
-    "demo": _DEMO,
-    "small": dataclasses.replace(
-        _DEMO,
-        preset="small",
-        translation=_SMALL,
-        mlm=dataclasses.replace(_SMALL, corpus="stanfordnlp/imdb", length=64),
-        causal=dataclasses.replace(_SMALL, corpus="stanfordnlp/imdb", length=64),
-        examples=2560,
-        batch_size=256,
-        micro_batch_size=32,
-        epochs=20,
-        measured_epochs=(2, 5, 10, 20),
-        test_examples=256,
-        warmup_steps=500,
-        warmup_examples=7680,
-        warmup_batch_size=128,
-        landscape_points=12,
-        tune=True,
-    ),
-    "paper": dataclasses.replace(
-        _DEMO,
-        preset="paper",
-        translation=_PAPER,
-        mlm=dataclasses.replace(
-            _PAPER,
-            corpus="stanfordnlp/imdb",
-            tokenizer="distilbert/distilroberta-base",
-            checkpoint="distilbert/distilroberta-base",
-            vocab_size=50265,
-            d_model=768,
-            d_ff=3072,
-            heads=12,
-        ),
-        causal=dataclasses.replace(
-            _PAPER,
-            corpus="stanfordnlp/imdb",
-            tokenizer="openai-community/gpt2",
-            checkpoint="openai-community/gpt2",
-            vocab_size=50257,
-            d_model=768,
-            d_ff=3072,
-            layers=12,
-            heads=12,
-        ),
-        examples=10240,
-        batch_size=1024,
-        epochs=20,
-        measured_epochs=(2, 5, 10, 20),
-        test_examples=1024,
-        warmup_steps=0,
-        warmup_examples=0,
-        landscape_points=20,
-    ),
-}
+
+def _check_task(task: str, made: TaskConfig) -> None:
+    for field in dataclasses.fields(made):
+        value, name = getattr(made, field.name), f"{task}.{field.name}"
+        _require(field.type is not int or value >= 1, f"{name} must be at least 1, got {value}")
+    for name in ("corpus", "tokenizer"):
+        _require(bool(getattr(made, name).strip()), f"{task}.{name} must not be empty")
+    said = f"{task}.layers must be at most {MOST_LAYERS}, got {made.layers}"
+    _require(made.layers <= MOST_LAYERS, said)
+    said = f"{task}.heads must divide d_model ({made.d_model}), got {made.heads}"
+    _require(made.d_model % made.heads == 0, said)
 
 
 def as_json(config: Config) -> dict[str, Any]:

@@ -109,12 +109,13 @@ def seven(algorithms: Iterable[str]) -> str:
     return "seven " if {*algorithms} == ALGORITHMS.keys() else ""
 
 
-def columns(rows: Iterable) -> list[tuple[str, str]]:
-    """The (task, trajectory) columns that occur in rows, in the order of Tables 3 to 6."""
-    present = {(row.task, row.trajectory) for row in rows}
+def ordered(columns: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """(task, trajectory) columns, each once, in the order of Tables 3 to 6, and others after."""
+    present = set(columns)
     return [c for c in TABLE if c in present] + sorted(present - set(TABLE))
 
 
 def column_name(column: tuple[str, str]) -> str:
     task, trajectory = column
-    return f"{TASKS.get(task, task)}, {TRAJECTORIES.get(trajectory, trajectory)} trajectory"
+    said = TRAJECTORIES.get(trajectory, trajectory.replace("_", " ").capitalize())
+    return f"{TASKS.get(task, task)}, {said} trajectory"

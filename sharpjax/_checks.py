@@ -26,6 +26,14 @@ def check_in_range(name: str, value: Any, low: float, high: float, *, open_high:
         raise ValueError(f"{name} must be in {shape}, got {value!r}")
 
 
+def check_count(name: str, value: Any, low: int, high: int | None = None) -> None:
+    """Raises unless `value` is an integer of [low, high]."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < low or (high is not None and value > high):
+        limit = f" and at most {high}" if high is not None else ""
+        raise ValueError(f"{name} must be an integer of at least {low}{limit}, got {value!r}")
+
+
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """Raises unless `value` is one of `choices`."""
     if value not in choices:

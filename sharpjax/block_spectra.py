@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sharpjax._checks import check_in_range
+from sharpjax._checks import check_count, check_in_range
 from sharpjax._lanczos import mean_product, random_signs, ritz, tridiagonalize
 from sharpjax.objective import LossFn, Objective, Params, objective, result, static
-from sharpjax.spectrum import Spectrum, check_count
+from sharpjax.spectrum import Spectrum
 
 # Points of the grid on which two densities are compared, and how far it reaches beyond them.
 _POINTS = 1024

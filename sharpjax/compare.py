@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from sharpjax._arguments import join, plain
-from sharpjax._checks import check_choice
+from sharpjax._checks import check_choice, check_count
 from sharpjax.monitor import tolerant
 from sharpjax.named import named
 from sharpjax.objective import LossFn, Params, objective, result, static
@@ -184,9 +184,8 @@ def compare(
     optimizers = _optimizers(optimizers, learning_rate, fraction)
     check_choice("follow", follow, (*optimizers, OWN))
     for name, value in (("every", every), ("steps", steps)):
-        whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-        if not whole and not (name == "steps" and value is None):
-            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        if value is not None or name == "every":
+            check_count(name, value, 1)
     # Its errors come before the first step.
     test_batches = objective(loss_fn, params, test_batches, args=args, has_aux=has_aux).batches
     tracks = (

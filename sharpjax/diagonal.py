@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from sharpjax._checks import check_count
 from sharpjax._lanczos import signs
 from sharpjax.coordinates import check_coordinates, indices, take
 from sharpjax.objective import (
@@ -82,8 +83,7 @@ def hessian_diagonal(
         >>> found.diagonal.tolist(), found.standard_error.tolist()
         ([2.0, 6.0], [0.0, 0.0])
     """
-    if isinstance(probes, bool) or not isinstance(probes, int) or probes < 2:
-        raise ValueError(f"probes must be an integer of at least 2, got {probes!r}")
+    check_count("probes", probes, 2)
     measured = objective(loss_fn, params, batches, args=args, has_aux=has_aux)
     at = None
     if coordinates is not None:

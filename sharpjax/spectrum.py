@@ -8,7 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from sharpjax._checks import check_in_range, check_real_leaves, check_same_structure
+from sharpjax._checks import (
+    check_count,
+    check_in_range,
+    check_real_leaves,
+    check_same_structure,
+)
 from sharpjax._lanczos import combine, mean_product, random_signs, ritz, tridiagonalize
 from sharpjax.objective import LossFn, Objective, Params, objective, result, static, widen
 
@@ -218,14 +223,6 @@ def adaptive_edge(learning_rate: Any, b1: Any = 0.9) -> Any:
     if not isinstance(learning_rate, Tracer) and learning_rate == 0:
         raise ValueError(f"learning_rate must be positive, got {learning_rate!r}")
     return (2 + 2 * b1) / ((1 - b1) * learning_rate)
-
-
-def check_count(name: str, value: Any, low: int, high: int | None = None) -> None:
-    """Raises unless `value` is an integer of [low, high]."""
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or value < low or (high is not None and value > high):
-        limit = f" and at most {high}" if high is not None else ""
-        raise ValueError(f"{name} must be an integer of at least {low}{limit}, got {value!r}")
 
 
 def _spectrum(objective: Objective, key, preconditioner, *, probes, steps, vectors):

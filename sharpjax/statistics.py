@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
+from sharpjax._checks import check_count
 from sharpjax.objective import result, static
 
 
@@ -167,8 +168,7 @@ def exact_rank_correlation(
         )
     if not np.all(weights > 0):
         raise ValueError(f"weights must be positive, got {weights[~(weights > 0)][0]}")
-    if isinstance(resamples, bool) or not isinstance(resamples, int) or resamples < 2:
-        raise ValueError(f"resamples must be an integer of at least 2, got {resamples!r}")
+    check_count("resamples", resamples, 2)
     if np.isnan(x).any() or np.isnan(y).any():
         return ExactRankCorrelation(np.nan, np.nan, np.nan, x.size)
     ties = [np.unique(values, return_inverse=True)[1] for values in (x, y)]

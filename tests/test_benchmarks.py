@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import _harness, report
 from benchmarks.__main__ import main
-from experiments import document
+from experiments.report import blocks
 
 
 @pytest.mark.slow
@@ -86,10 +86,10 @@ def test_one_measurement_is_counted_in_gradients(tmp_path, capsys):
 
 def test_the_documents_numbers_are_the_measured_ones():
     text = (report.ROOT / "BENCHMARKS.md").read_text(encoding="utf-8")
-    assert document.fill(text, report.block) == text
+    assert blocks.fill(text, report.block) == text
     # What is asked for, figures of the design, and seven updates of 60 million numbers.
     allowed = ("0.05", "2.5", "1.5", "0.018", "0.29", "1.8")
-    assert document.unmarked_numbers(text, allowed) == []
+    assert blocks.unmarked_numbers(text, allowed) == []
 
 
 def test_models_can_be_measured_one_after_another(tmp_path):

@@ -10,7 +10,7 @@ import jax
 import pytest
 
 import sharpjax
-from experiments import records
+from experiments.rows import TABLES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -49,7 +49,7 @@ def test_block_runs(block):
 
 
 def test_every_column_is_documented():
-    for table in records.TABLES:
+    for table in TABLES:
         assert f"`{table.FILE}`" in STUDY
         for field in dataclasses.fields(table):
             assert f"`{field.name}`" in STUDY, (table.FILE, field.name)

@@ -11,26 +11,21 @@ import orbax.checkpoint as ocp
 import pytest
 
 import sharpjax
-from experiments import (
-    algorithms,
-    claims,
-    config,
-    convergence,
-    paper,
-    records,
-    report,
-    sharpness,
-    trajectory,
-)
-from experiments import anatomy_records as anatomy
+from experiments import algorithms, config, paper, records
+from experiments import anatomy_rows as anatomy
 from experiments.__main__ import main
 from experiments.algorithms import AlgorithmError
-from experiments.tables import Run, claim_table
-from experiments.trajectory import gradient, mean_loss
-from sharpjax.plot.style import COLOURS, Style
+from experiments.report import claims, page
+from experiments.report.recorded import Run
+from experiments.report.tables import claim_table
+from experiments.rows import Sharpness
+from experiments.run import convergence, sharpness, training
+from experiments.run.training import gradient, mean_loss
+from sharpjax.plot.style import COLOURS, Style, family, label
 from tests.cases import network
-from tests.experiments import test_anatomy, tiny
-from tests.experiments.test_claims import synthetic_rows
+from tests.experiments import tiny
+from tests.experiments.report.test_claims import synthetic_rows
+from tests.experiments.run import test_anatomy
 
 LOSS, PARAMS, BATCH = network(jax.random.key(0))
 CLIP = 0.2
@@ -136,9 +131,9 @@ def test_other_names_are_answered_with_the_near_ones(name, message):
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_state_with_arrays_of_size_zero_is_kept(tmp_path):
     state = {"empty": jax.numpy.zeros((0, 3)), "count": jax.numpy.int32(4)}
-    with trajectory._checkpoints(tmp_path) as manager:
-        manager.save(1, args=ocp.args.StandardSave(trajectory._storable(state)))
-        like = jax.tree.map(ocp.utils.to_shape_dtype_struct, trajectory._storable(state))
+    with training._checkpoints(tmp_path) as manager:
+        manager.save(1, args=ocp.args.StandardSave(training._storable(state)))
+        like = jax.tree.map(ocp.utils.to_shape_dtype_struct, training._storable(state))
         restored = manager.restore(1, args=ocp.args.StandardRestore(like))
     assert restored["empty"].shape == (1,) and restored["count"] == 4
 
@@ -152,7 +147,7 @@ def test_labels_are_readable_and_in_order():
     names = ["lion_clip", "sgd_clip_update", "adam", "muon_clip_clip_update", "sgd", "sign_sgd"]
     ordered = algorithms.in_order([*names, "adam"])
     assert ordered == ["sgd", "adam", *(n for n in names if n not in ("sgd", "adam"))]
-    assert [algorithms.label(n) for n in ordered] == [
+    assert [label(n) for n in ordered] == [
         "SGD",
         "Adam",
         "Lion, clipped",
@@ -160,9 +155,8 @@ def test_labels_are_readable_and_in_order():
         "Muon, gradient and update clipped",
         "Sign SGD",
     ]
-    assert {n: algorithms.label(n) for n in paper.ALGORITHMS} == paper.ALGORITHMS
-    assert algorithms.label("sgd_clip:0.1") == "SGD, clipped at 0.1"
-    assert algorithms.family("sgd_clip:0.1") == "sgd"
+    assert {n: label(n) for n in paper.ALGORITHMS} == paper.ALGORITHMS
+    assert label("sgd_clip:0.1") == "SGD, clipped 10 %"
 
 
 def test_a_configurations_algorithms():
@@ -214,7 +208,7 @@ def test_a_study_of_other_algorithms_from_the_command_line_to_the_report(tmp_pat
         assert main(["sharpness", *arguments]) == 0
     finally:
         jax.config.update("jax_compilation_cache_dir", None)
-    rows = {r.algorithm: r for r in records.read(tmp_path, records.Sharpness)}
+    rows = {r.algorithm: r for r in records.read(tmp_path, Sharpness)}
     assert rows.keys() == {"sgd", "lion", "muon", "sgd_clip_update"}
     assert abs(rows["sgd"].ratio) == 1 and rows["sgd_clip_update"].ratio != rows["sgd"].ratio
     assert rows["sgd_clip_update"].top_share < rows["sgd"].top_share
@@ -245,22 +239,22 @@ def test_claims_of_absent_algorithms_are_not_measured_and_the_others_stay(tmp_pa
     names = [RENAMED.get(n, n) for n in paper.ALGORITHMS]
     records.append(tmp_path, renamed(rows))
     records.write_json(tmp_path / "config.json", {"algorithms": names})
-    page = report.write_report(tmp_path).read_text(encoding="utf-8")
+    text = page.write_report(Run(tmp_path)).read_text(encoding="utf-8")
     before, found = claims.evaluate(rows), claims.evaluate(renamed(rows))
     for old, new, row in zip(before, found, claim_table(found, Run(tmp_path)).rows, strict=True):
         if claims.compared(new) & RENAMED.keys():
             assert (new.total, row[1]) == (0, "not measured")
         else:
             assert new == old and row[1] == "held"
-    assert "3 of 3 orderings of sharpness held, with 3 of seven tested in each of 1" in page
-    assert "7 convergence runs" in page and "Lion, clipped" in page
+    assert "3 of 3 orderings of sharpness held, with 3 of seven tested in each of 1" in text
+    assert "7 convergence runs" in text and "Lion, clipped" in text
 
 
 def test_other_algorithms_have_colours_of_their_own_and_what_is_clipped_shows():
     names = [*paper.ALGORITHMS, "lion", "lion_clip", "muon", "sophia_clip_update", "span"]
     look = Style(names)
     assert look.colour("lion") == look.colour("lion_clip") != look.colour("muon")
-    families = {algorithms.family(n) for n in names}
+    families = {family(n) for n in names}
     assert len({look.colour(n) for n in families}) == len(families)
     assert {n: look.colour(n) for n in COLOURS} == COLOURS
     lines = [look.line(n)["linestyle"] for n in ("lion", "lion_clip", "sophia_clip_update")]
@@ -270,6 +264,6 @@ def test_other_algorithms_have_colours_of_their_own_and_what_is_clipped_shows():
 def test_the_anatomy_of_other_algorithms_is_drawn(tmp_path):
     rows = renamed(r for r in test_anatomy.synthetic() if hasattr(r, "algorithm"))
     records.append(tmp_path, [r for r in rows if type(r) in (anatomy.Decrease, anatomy.Parts)])
-    page = report.write_report(tmp_path).read_text(encoding="utf-8")
-    assert "Lion, clipped" in page and "best step in the span" in page
-    assert "span of all directions" in page
+    text = page.write_report(Run(tmp_path)).read_text(encoding="utf-8")
+    assert "Lion, clipped" in text and "best step in the span" in text
+    assert "span of all directions" in text

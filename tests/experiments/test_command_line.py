@@ -17,7 +17,8 @@ import pytest
 from experiments import command_line, commands
 from experiments.__main__ import main
 from experiments.command_line import parse
-from experiments.config import PRESETS, Config, TaskConfig
+from experiments.config import TASKS, Config, TaskConfig
+from experiments.presets import PRESETS
 from sharpjax import models
 from tests.experiments import tiny
 
@@ -34,6 +35,8 @@ NEEDED = {
     "sharpness": "--out x",
     "convergence": "--out x --task mlm",
     "anatomy": "--out x --task mlm",
+    "ablation": "--out x",
+    "controls": "--out x",
     "plan": "",
     "report": "x",
     "results": "x",
@@ -47,7 +50,7 @@ BAD = {
     typing.Literal: ("", "x", "0", HUGE),
 }
 # Zero says something here: no warm-up, the first seed, nothing clipped.
-ZERO = {"--warmup-steps", "--seed"}
+ZERO = {"--warmup-steps", "--warmups", "--seed"}
 # More than this machine holds, or than the study has. Elsewhere many are only slow.
 TOO_LARGE = {
     *("--examples", "--batch-size", "--micro-batch-size", "--measured-epochs"),
@@ -69,6 +72,8 @@ MORE = {  # Values of single options beyond those of their types.
         *("here", "here,2,0", "here:80,2", "here:80,2,2", "here:0,2,0", "here:99999,2,0"),
     ),
     "--device-memory": ("0", "inf"),
+    "--trajectory": ("", "adamm", "muon"),  # Of Muon there is no rate.
+    "--trajectory-rates": ("muon", "muon=x", "muon=-1", "adamm=1", "=1"),
     "--algorithms": ("", "adamm", "sgd_clip_clip", "0"),
     "--options.clipped": ("",),
     "--options.probes": ("3",),
@@ -86,7 +91,7 @@ def options(command):
             kind = typing.get_args(kind)[0]
         if name in ("directory", "documents"):
             continue
-        prefix = {"config": "", "place": ""}.get(name, f"{name}.")
+        prefix = {"config": "", "where": ""}.get(name, f"{name}.")
         found |= fields(kind, prefix) if dataclasses.is_dataclass(kind) else {_word(name): kind}
     return found
 
@@ -203,6 +208,47 @@ def test_the_preset_may_stand_anywhere(command, monkeypatch):
 def test_a_command_that_reads_records_takes_no_preset(command):
     with pytest.raises(ValueError, match="takes no --preset"):
         parse(["--preset", "small", command, "x"])
+
+
+@pytest.fixture
+def studies(monkeypatch):
+    """What the commands would run: the directory's name, its configuration and its tasks."""
+    seen = []
+
+    def study(config, where, names, stages, converging=()):
+        return lambda watch: seen.append((where.out.as_posix(), config, names, converging))
+
+    monkeypatch.setattr(commands, "_study", study)
+    return seen
+
+
+def test_the_ablation_is_a_run_for_each_warm_up(studies):
+    parse(["ablation", "--out", "x", "--warmups", "0", "100", "--epochs", "5"])(None)
+    assert [(out, c.warmup_steps, c.epochs, names) for out, c, names, _ in studies] == [
+        ("x/warmup-0", 0, 5, TASKS),
+        ("x/warmup-100", 100, 5, TASKS),
+    ]
+    with pytest.raises(ValueError, match=r"warmups must be different numbers.*\(7, 7\)"):
+        parse(["ablation", "--out", "x", "--warmups", "7", "7"])
+
+
+def test_the_controls_are_the_papers_rate_and_another_seed(studies):
+    parse(["controls", "--out", "x", "--preset", "small", "--seed", "3"])(None)
+    assert [(out, c.seed, c.tune, names) for out, c, names, _ in studies] == [
+        ("x/sgd_clip-table-2", 3, False, ("mlm",)),
+        ("x/another-seed", 4, True, ("translation",)),
+        ("x/another-seed", 4, True, ("mlm",)),
+    ]
+    assert studies[0][1].algorithms == ("sgd_clip",) and len(studies[1][1].algorithms) == 7
+
+
+def test_any_optimizer_trains_at_its_rate(studies):
+    words = "--out x --trajectory muon --trajectory-rates muon=0.02 lion=1e-4"
+    parse(["sharpness", *words.split()])(None)
+    ((_, config, _, _),) = studies
+    assert (config.rate_along("muon"), config.rate_along("lion")) == (0.02, 1e-4)
+    assert (config.rate_along("sgd"), config.rate_along("adam")) == (1e-3, 1e-4)
+    assert config.measured("muon")[:2] == ("muon", "sgd")
 
 
 def one_line(words, capsys) -> str:
@@ -344,7 +390,7 @@ import importlib.util, sys
 sys.modules["torch"] = None
 found = importlib.util.find_spec
 importlib.util.find_spec = lambda n, *a: None if n.split(".")[0] == "torch" else found(n, *a)
-import experiments.tokenization
+import experiments.data.tokenization
 """
 
 

@@ -3,20 +3,20 @@ import json
 
 import pytest
 
-from experiments import config
+from experiments import config, presets
 from tests.experiments import tiny
 
 
-@pytest.mark.parametrize("preset", config.PRESETS)
+@pytest.mark.parametrize("preset", presets.PRESETS)
 def test_presets_are_the_papers_shape(preset):
-    c = config.PRESETS[preset]
+    c = presets.PRESETS[preset]
     assert c.preset == preset and c.batches_per_epoch == 10 and c.measured_batches == 5
     assert (c.sgd_learning_rate, c.adam_learning_rate, c.clip_fraction) == (1e-3, 1e-4, 0.05)
     assert c.test_examples == c.batch_size
 
 
 def test_the_papers_preset_has_its_numbers():
-    c = config.PRESETS["paper"]
+    c = presets.PRESETS["paper"]
     assert (c.examples, c.batch_size, c.epochs, c.test_examples) == (10240, 1024, 20, 1024)
     assert c.measured_epochs == (2, 5, 10, 20) and c.warmup_steps == 0
     assert c.translation.checkpoint.endswith("t5-small")

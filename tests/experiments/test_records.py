@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from experiments import anatomy_records, records
+from experiments import anatomy_rows, records
 from experiments.errors import DamagedError
+from experiments.rows import TABLES, Convergence, Histogram, Landscape, Sharpness
 
 SMALL = Path(__file__).parents[2] / "results" / "small"
 
 
 def step(number, loss=1.0, algorithm="sgd", diverged=False):
-    return records.Convergence("mlm", 0, algorithm, "1e-3", number, 1, loss, diverged)
+    return Convergence("mlm", 0, algorithm, "1e-3", number, 1, loss, diverged)
 
 
 def test_round_trip_is_exact(tmp_path):
@@ -23,20 +24,20 @@ def test_round_trip_is_exact(tmp_path):
     rows = [
         step(1, 0.1 + 0.2),
         step(2, math.inf, diverged=True),
-        records.Histogram(*cell, "update", -math.inf, -12.0, 2**40),
-        records.Histogram(*cell, "update", 1.0, math.inf, 0),
-        records.Landscape(*cell, 5e-324, 1 / 3),
+        Histogram(*cell, "update", -math.inf, -12.0, 2**40),
+        Histogram(*cell, "update", 1.0, math.inf, 0),
+        Landscape(*cell, 5e-324, 1 / 3),
     ]
     records.append(tmp_path, rows)
-    read = [r for t in (records.Convergence, records.Histogram) for r in records.read(tmp_path, t)]
+    read = [r for t in (Convergence, Histogram) for r in records.read(tmp_path, t)]
     assert read == rows[:4]
-    assert records.read(tmp_path, records.Landscape) == rows[4:]
+    assert records.read(tmp_path, Landscape) == rows[4:]
     records.append(tmp_path, [step(3, math.nan)])
-    assert math.isnan(records.read(tmp_path, records.Convergence)[-1].loss)
+    assert math.isnan(records.read(tmp_path, Convergence)[-1].loss)
 
 
 def test_absent_table_is_empty(tmp_path):
-    assert records.read(tmp_path, records.Sharpness) == []
+    assert records.read(tmp_path, Sharpness) == []
 
 
 def test_first_record_of_a_key_stays(tmp_path):
@@ -53,7 +54,7 @@ def test_order_of_writing_does_not_matter(tmp_path):
         records.append(tmp_path / "parts", [row])
     whole, parts = (tmp_path / d / "convergence.csv" for d in ("whole", "parts"))
     assert whole.read_bytes() == parts.read_bytes()
-    assert [r.step for r in records.read(tmp_path / "whole", records.Convergence)][:4] == [
+    assert [r.step for r in records.read(tmp_path / "whole", Convergence)][:4] == [
         1, 2, 10, 11,
     ]  # fmt: skip
 
@@ -75,18 +76,17 @@ def test_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, monkey
 def test_wrong_columns_are_refused(tmp_path):
     (tmp_path / "convergence.csv").write_text("task,seed\nmlm,0\n")
     with pytest.raises(DamagedError, match=r"convergence\.csv .* columns are \['task', 'seed'\]"):
-        records.read(tmp_path, records.Convergence)
+        records.read(tmp_path, Convergence)
 
 
-@dataclasses.dataclass(frozen=True)
-class Later(records.Sharpness):
+class Later(Sharpness):
     """A table as a later version has it: one column more, with what rows without it had."""
 
     probes: int = 7
 
 
 def test_committed_records_are_read_by_a_later_version(tmp_path):
-    ours = records.read(SMALL, records.Sharpness)
+    ours = records.read(SMALL, Sharpness)
     read = records.read(SMALL, Later)
     assert len(read) == len(ours) > 100 and {row.probes for row in read} == {7}
     assert [dataclasses.astuple(r)[:-1] for r in read] == [dataclasses.astuple(r) for r in ours]
@@ -95,7 +95,7 @@ def test_committed_records_are_read_by_a_later_version(tmp_path):
         table = list(csv.reader(file))
     with (tmp_path / "sharpness.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(row[::-1] for row in table)
-    assert repr(records.read(tmp_path, records.Sharpness)) == repr(ours)
+    assert repr(records.read(tmp_path, Sharpness)) == repr(ours)
     # What is added to a file of an earlier version is written with all columns.
     records.append(tmp_path, [dataclasses.replace(read[0], seed=9, probes=8)])
     probes = {(row.seed, row.probes) for row in records.read(tmp_path, Later)}
@@ -103,12 +103,12 @@ def test_committed_records_are_read_by_a_later_version(tmp_path):
 
 
 # Those that the committed run has: later ones came after it.
-COMMITTED = [t for t in (*records.TABLES, *anatomy_records.TABLES) if (SMALL / t.FILE).exists()]
+COMMITTED = [t for t in (*TABLES, *anatomy_rows.TABLES) if (SMALL / t.FILE).exists()]
 
 
 def test_committed_rows_without_the_later_columns_have_their_defaults():
     assert len(COMMITTED) >= 16
-    for row in records.read(SMALL, records.Sharpness)[:20]:
+    for row in records.read(SMALL, Sharpness)[:20]:
         later = row.slope_se, row.step_ratio, row.overlap_sgd, row.overlap_adam
         assert all(map(math.isnan, later)) and 0 < row.top_share <= 1
 
@@ -130,7 +130,7 @@ def test_an_emptied_or_cut_table_is_named_with_what_to_do(keep, tmp_path):
     whole = path.read_bytes()
     path.write_bytes(whole[:keep])
     for touch in (
-        lambda: records.read(tmp_path, records.Convergence),
+        lambda: records.read(tmp_path, Convergence),
         lambda: records.append(tmp_path, [step(4)]),
     ):
         with pytest.raises(
@@ -140,7 +140,7 @@ def test_an_emptied_or_cut_table_is_named_with_what_to_do(keep, tmp_path):
         assert str(path) in str(error.value) and "\n" not in str(error.value)
         assert path.read_bytes() == whole[:keep]
     path.write_bytes(whole)
-    assert len(records.read(tmp_path, records.Convergence)) == 3
+    assert len(records.read(tmp_path, Convergence)) == 3
 
 
 @pytest.mark.parametrize("cell", ["x", "", "1,2", '"'])
@@ -149,7 +149,7 @@ def test_a_cell_that_is_no_number_is_named_with_its_line(cell, tmp_path):
     path = tmp_path / "convergence.csv"
     path.write_text(path.read_text().replace("2,1,1.0", f"{cell},1,1.0"))
     with pytest.raises(DamagedError, match="line 3 is no row of it"):
-        records.read(tmp_path, records.Convergence)
+        records.read(tmp_path, Convergence)
 
 
 @pytest.mark.parametrize("content", [b"", b'{"seed": 0', b"[]", b"\xff\xfe"])
@@ -169,12 +169,6 @@ def test_text_is_the_same_in_any_locale(monkeypatch):
         assert records.as_text({"a": [read, 1, None]}) == {"a": ["café", 1, None]}
     assert records.as_text("8 × CPU, an é") == "8 × CPU, an é"  # Never on a command line.
     assert records.as_text("\udce9.csv") == "\\udce9.csv"  # No UTF-8 anywhere.
-
-
-def test_drop_removes_only_what_matches(tmp_path):
-    records.append(tmp_path, [step(1), step(2), step(1, algorithm="adam")])
-    records.drop(tmp_path, records.Convergence, algorithm="sgd", task="mlm")
-    assert records.read(tmp_path, records.Convergence) == [step(1, algorithm="adam")]
 
 
 def test_json_is_written_whole(tmp_path):

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from experiments.config import PRESETS
+from experiments.presets import PRESETS
 
 OVERRIDES = {
     "examples": 64,

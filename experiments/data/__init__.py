@@ -1,0 +1,1 @@
+"""Text to what a model trains on: corpora, tokenizers, tasks."""

@@ -1,0 +1,169 @@
+"""The tables of an anatomy, each of one point's rows."""
+
+import math
+
+from experiments import paper
+from experiments.anatomy_rows import Block, Clipped, Correlation, Decrease, Lorenz, Parts, Ritz
+from experiments.report.recorded import as_spectrum, by_algorithm, in_order, is_span
+from experiments.report.table import Table, number, percent
+from experiments.rows import one
+from sharpjax.plot import label
+
+
+def context(rows: dict[type, list]) -> Table | None:
+    """Each algorithm's sharpness, as a fraction of λ_max, and what it is made of."""
+    if not rows[Parts]:
+        return None
+    largest = residual = math.nan
+    if rows[Ritz]:
+        largest, residual = as_spectrum(rows[Ritz]).largest
+    lines = []
+    for algorithm in by_algorithm(rows[Parts]):
+        part = one(rows[Parts], algorithm=algorithm)
+        top = one(rows[Lorenz], algorithm=algorithm, fraction=0.05)
+        blocks = [r for r in rows[Block] if r.algorithm == algorithm]
+        own = [r for r in blocks if (r.layer, r.kind) == (r.other_layer, r.other_kind)]
+        within = sum(r.sharpness for r in own) / part.sharpness if blocks else math.nan
+        values = (
+            number(part.sharpness),
+            number(part.sharpness_se),
+            number(part.sharpness / largest),
+            percent(part.gauss_newton / part.sharpness),
+            percent(top.share if top else math.nan),
+            percent(within),
+        )
+        lines.append((label(algorithm), *values))
+    header = (
+        *("", "sharpness", "± standard error", "of λ max", "Gauss–Newton"),
+        *("in the top 5 % of the gradient", "within blocks"),
+    )
+    caption = (
+        "Per cent of vᵀHv; above 100 % or below 0 where the rest has the other sign. "
+        f"λ max {number(largest)}, an eigenvalue within {number(residual)} of it."
+    )
+    return Table("Each direction’s sharpness in context", header, lines, caption)
+
+
+def conjecture(rows: dict[type, list]) -> Table | None:
+    """The rank correlations of |gᵢ| with |Hᵢᵢ|, and whether the conjecture held."""
+    names = {"batch": "training batch’s gradient", "test": "test loss’s gradient"}
+    lines, verdicts = [], []
+    for gradient, name in names.items():
+        for scope in ("overall", "within tensors"):
+            r = one(rows[Correlation], gradient=gradient, scope=scope)
+            if r is None:
+                continue
+            cells = (
+                f"{r.unbiased:.3f} [{r.unbiased_low:.3f}, {r.unbiased_high:.3f}]",
+                f"{r.correlation:.3f} [{r.low:.3f}, {r.high:.3f}]",
+                f"{r.control:.3f}",
+                f"{r.reliability:.2f}",
+                percent(r.resolved),
+            )
+            lines.append((f"{name}, {scope}", *(cell.replace("-", "−") for cell in cells)))
+            low, high = r.unbiased_low, r.unbiased_high
+            held = "held" if low > 0 else "contradicted" if high < 0 else "undecided"
+            verdicts.append(f"{held} {scope} for the {name}")
+    if not lines:
+        return None
+    header = ("", "ρ with Hᵢᵢ², unbiased", "ρ with |Hᵢᵢ|", "noise alone", "reliability", "resolved")
+    count = rows[Correlation][0]
+    caption = (
+        f"The conjecture (large |gradient| meets large |Hessian diagonal|) {'; '.join(verdicts)}: "
+        "held where the first column’s whole 95 % interval is positive. Spearman’s rank "
+        f"correlation of |gradient|, {count.probes} random probes. The probes’ noise has the size "
+        "of a Hessian row, so the second column counts only as far as it exceeds the third; the "
+        "first is zero on average where the diagonal is zero, and noise pulls it towards zero. "
+        "Reliability: of the signed estimate, by halves of the probes. Resolved: estimates above "
+        "two of their standard errors (5 % by chance)."
+    )
+    return Table(
+        "Do large gradient coordinates meet large Hessian coordinates?", header, lines, caption
+    )
+
+
+def span(rows: dict[type, list]) -> Table | None:
+    """Decreases of the test loss, real and promised."""
+    if not rows[Decrease]:
+        return None
+    lines = []
+    for r in in_order(rows[Decrease]):
+        name = "best step in the span" if is_span(r.algorithm) else label(r.algorithm)
+        values = (r.best_decrease, r.best_step, r.predicted_decrease, r.model_decrease)
+        lines.append((name, *map(number, values)))
+    header = ("", "best decrease", "its distance", "model’s promise", "loss at the model’s step")
+    caption = (
+        "Decreases of the test loss in nats. The span’s step is chosen with the test loss’s own "
+        "slope and curvature, which no optimizer sees."
+    )
+    return Table("How far down, alone and together", header, lines, caption)
+
+
+def clipping(rows: dict[type, list]) -> Table | None:
+    """The best clipped fraction of each curve, beside 5 % and none."""
+    lines = []
+    for quantity in dict.fromkeys(r.quantity for r in rows[Clipped]):
+        for scope, words in (("global", "one threshold"), ("tensor", "a threshold a tensor")):
+            curve = [r for r in rows[Clipped] if (r.quantity, r.scope) == (quantity, scope)]
+            if not curve:
+                continue
+            best = max(curve, key=lambda r: r.best_decrease)
+            five, none = one(curve, fraction=0.05), one(curve, fraction=0.0)
+            at = lambda r: number(r.best_decrease) if r else "–"  # noqa: E731
+            cells = (f"{100 * best.fraction:g} %", at(best), at(five), at(none))
+            lines.append((f"{quantity}, {words}", *cells))
+    if not lines:
+        return None
+    header = ("", "best fraction", "its best decrease", "at 5 %", "unclipped")
+    caption = "Best decrease of the test loss along SGD’s momentum or the gradient, clipped."
+    return Table("How much to clip", header, lines, caption)
+
+
+def summary(places: dict[tuple, dict[type, list]]) -> Table | None:
+    """What the paper's three claims rest on: a point a column, cells of the tables above."""
+    lines = []
+    for said, (make, row, column) in _SUMMARY.items():
+        made = [make(rows) for rows in places.values()]
+        lines.append((said, *(_cell(table, row, column) for table in made)))
+    names = (f"{paper.column_name(p[:2])}, epoch {p[3]}, batch {p[4]}" for p in places)
+    caption = (
+        "Shares are of vᵀHv along each algorithm’s direction; the correlation is Spearman’s of the "
+        "training batch’s |gradient| with the squared Hessian diagonal, with its 95 % interval; "
+        "decreases are of the test loss in nats."
+    )
+    return Table("The anatomy in short", ("", *names), lines, caption) if places else None
+
+
+_SUMMARY = {
+    **{
+        f"{name}: {what}": (context, name, column)
+        for what, column in (
+            ("sharpness as a fraction of λ max", "of λ max"),
+            ("share in the top 5 % of the gradient", "in the top 5 % of the gradient"),
+            ("share within blocks", "within blocks"),
+            ("Gauss–Newton share", "Gauss–Newton"),
+        )
+        for name in ("SGD", "SGD, clipped", "Adam")
+    },
+    **{
+        f"rank correlation, {scope}": (
+            conjecture,
+            f"training batch’s gradient, {scope}",
+            "ρ with Hᵢᵢ², unbiased",
+        )
+        for scope in ("overall", "within tensors")
+    },
+    **{
+        f"clipping SGD’s momentum: {column}": (clipping, "momentum, one threshold", column)
+        for column in ("best fraction", "its best decrease", "at 5 %", "unclipped")
+    },
+    **{
+        f"best decrease: {row}": (span, row, "best decrease")
+        for row in ("SGD", "Adam", "best step in the span")
+    },
+}
+
+
+def _cell(table: Table | None, row: str, column: str) -> str:
+    lines = [line for line in table.rows if line[0] == row] if table else []
+    return lines[0][table.header.index(column)] if lines else "–"

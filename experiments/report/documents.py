@@ -1,0 +1,274 @@
+"""RESULTS.md and the README's results: prose by hand, every number in it from the records.
+
+A block's words name a table of BLOCKS with its arguments, `<!-- sharpness translation sgd -->`, or
+after slashes one cell of it by the names of its row and column:
+`<!-- sharpness translation sgd / Adam / epoch 2 / paper -->`. What is not recorded yet reads so.
+"""
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from experiments import paper, records
+from experiments.report import (
+    ablation,
+    anatomy_tables,
+    blocks,
+    claims,
+    explanation_tables,
+    facts,
+    table,
+    tables,
+)
+from experiments.report.recorded import Run
+from experiments.report.table import Table, number, plus_minus
+from experiments.rows import Sharpness
+
+_NOT_RUN = "not run yet"
+_BLOCK_NOT_RUN = "*Not run yet.*"
+
+
+class Sources:
+    """The records that a document tells of; what is not recorded there is told as not run."""
+
+    def __init__(self, main: Path, ablation: Path, root: Path):
+        self.directory, self.ablation, self.root = main, ablation, root
+
+    @functools.cached_property
+    def main(self) -> Run | None:
+        return Run(self.directory) if any(self.directory.glob("*.csv")) else None
+
+    @functools.cached_property
+    def claims(self) -> list[claims.Claim]:
+        return claims.evaluate(self.main.rows if self.main else [])
+
+    @functools.cached_property
+    def arms(self) -> list[ablation.Arm]:
+        return ablation.arms(self.ablation, self.main)
+
+
+def write(paths: Sequence[Path], main: Path, ablation: Path) -> list[bool]:
+    """Fills the blocks of documents in place; whether that changed each.
+
+    All are filled before the first is written, and each is written whole or not at all.
+
+    Args:
+      paths: Markdown files.
+      main: The directory of the study's records.
+      ablation: The folder with a directory of records for each warm-up.
+
+    Raises:
+      ValueError: a document that is not there; a directory without records; a block that does not
+        exist, is not closed, or would lose what it says because its records are not there.
+      DamagedError: records that cannot be read.
+    """
+    if not any(main.glob("*.csv")):
+        raise ValueError(f"{main}: no records; is this the directory of a run?")
+    if not any(ablation.glob(f"*/{Sharpness.FILE}")):
+        raise ValueError(f"{ablation}: no folder in it holds records; is this the ablation's?")
+    filled = []
+    for path in paths:
+        try:
+            before = path.read_bytes().decode("utf-8")  # Line ends stay as they are.
+            after = fill(before, Sources(main, ablation, path.parent))
+            _check_nothing_is_lost(before, after)
+        except (FileNotFoundError, IsADirectoryError) as error:
+            raise ValueError(f"{path}: no such document") from error
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        filled.append((path, before, after))
+    for path, before, after in filled:
+        if after != before:
+            records.write_atomically(path, after)
+    return [after != before for _, before, after in filled]
+
+
+def _check_nothing_is_lost(before: str, after: str) -> None:
+    """A number is replaced by a number: never by the words that there is none."""
+    empty = ("", _NOT_RUN, _BLOCK_NOT_RUN)
+    for (words, old), (_, new) in zip(blocks.contents(before), blocks.contents(after), strict=True):
+        if new in empty and old not in empty:
+            raise ValueError(f"<!-- {words} -->: its records are not there; nothing is written")
+
+
+def fill(text: str, sources: Sources) -> str:
+    """The document with every block as the records have it."""
+    return blocks.fill(text, lambda words, inline: _block(words, inline, sources))
+
+
+def _block(words: str, inline: bool, sources: Sources) -> str:
+    asked, *path = (part.strip() for part in words.split(" / "))
+    name, *arguments = asked.split()
+    if name not in BLOCKS:
+        raise ValueError(f"<!-- {words} -->: no such block; there are {', '.join(BLOCKS)}")
+    try:
+        made = BLOCKS[name](sources, *arguments)
+        if made is None:
+            return _NOT_RUN if inline else _BLOCK_NOT_RUN
+        if path:
+            made = table.cell(made, *path)
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"<!-- {words} -->: {error}") from error
+    if isinstance(made, Table):
+        made = table.markdown(made)
+    if inline and "\n" in made:
+        raise ValueError(f"<!-- {words} -->: a table must open a line of its own")
+    return made
+
+
+# --- What a block may hold ------------------------------------------------------------------------
+
+
+def _count(found: list[claims.Claim], *column: str) -> str | None:
+    """`104 of 112` (or of as many as are measured), of all or of one column."""
+    details = [
+        detail.held
+        for claim in found
+        if claim.is_ordering
+        for detail in claim.details
+        if not column or (detail.cell["task"], detail.cell["trajectory"]) == column
+    ]
+    return f"{sum(details)} of {len(details)}" if details else None
+
+
+def _main(make: Callable) -> Callable:
+    """A block of the study's run."""
+    return lambda sources, *arguments: make(sources.main, *arguments) if sources.main else None
+
+
+def _control(make: Callable) -> Callable:
+    """A block of a run beside the study, in the folder `controls` beside its records."""
+
+    def block(sources: Sources, name: str, *arguments: str) -> Table | str | None:
+        folder = sources.directory.parent / "controls" / name
+        return make(Run(folder), *arguments) if any(folder.glob("*.csv")) else None
+
+    return block
+
+
+def _arms(make: Callable) -> Callable:
+    """A block of the ablation."""
+    return lambda sources, *arguments: make(sources.arms, *arguments) if sources.arms else None
+
+
+def _point(make: Callable) -> Callable:
+    """A block of the first point of a column whose anatomy is recorded."""
+
+    def block(sources: Sources, task: str, trajectory: str) -> Table | None:
+        column = _column(task, trajectory)
+        points = sources.main.points.items() if sources.main else ()
+        here = [rows for point, rows in points if point[:2] == column]
+        return make(here[0]) if here else None
+
+    return block
+
+
+def _column(task: str, trajectory: str) -> tuple[str, str]:
+    if (task, trajectory) not in paper.TABLE:
+        raise ValueError(f"no column {task}, {trajectory}")
+    return task, trajectory
+
+
+def _seed_held(run: Run, seed: str) -> str | None:
+    """The count of one seed alone, whose ratios are not averaged with others'."""
+    rows = [row for row in run.rows if row.seed == int(seed)]
+    return _count(claims.evaluate(rows)) if rows else None
+
+
+def _sharpness(run: Run, task: str, trajectory: str) -> Table | None:
+    column = _column(task, trajectory)
+    return tables.ratio_table(run, column) if column in run.columns() else None
+
+
+def _summary(run: Run) -> Table | None:
+    """A column of Tables 3 to 6 a row: the orderings, and three ratios beside the paper's."""
+    shown, found = ("sgd_clip", "adam", "adafactor_clip"), claims.evaluate(run.rows)
+    means, rows, epochs = claims.group(run[Sharpness], tables.CELL, "ratio"), [], set()
+    for column in run.columns():
+        epoch = run.epochs(column)[-1]
+        printed = paper.SHARPNESS_RATIO.get((*column, epoch), {})
+        epochs.add(epoch)
+        cells = [paper.column_name(column), _count(found, *column) or "–"]
+        for algorithm in shown:
+            cells.append(plus_minus(means.get((*column, epoch, algorithm))))
+            cells.append(number(printed[algorithm]) if algorithm in printed else "–")
+        rows.append(tuple(cells))
+    names = [name for a in shown for name in (paper.ALGORITHMS[a], "paper")]
+    caption = (
+        "Orderings of all measured epochs; ratios of directional sharpness to SGD’s in the last "
+        f"one ({', '.join(map(str, sorted(epochs)))}), mean ± standard deviation over batches and "
+        "seeds; beside them the paper’s."
+    )
+    if not rows:
+        return None
+    return Table("Ours and the paper’s", ("", "orderings held", *names), rows, caption)
+
+
+def _costs(sources: Sources) -> Table | None:
+    """Wall time of every stage of the main run, and of each arm of the ablation."""
+    runs = [("study", sources.main)] if sources.main else []
+    folders = [path.parent for path in sources.ablation.glob(f"*/{Sharpness.FILE}")]
+    arms = sorted(map(Run, folders), key=lambda run: run.config["warmup_steps"])
+    runs += [(f"ablation, {run.config['warmup_steps']:,} steps", run) for run in arms]
+    return _cost_table(runs) if runs else None
+
+
+def _cost_table(runs: list[tuple[str, Run]]) -> Table:
+    """The first run's stages, and every run's total."""
+    rows, machines = [], {}
+    for name, run in runs:
+        walls = run.provenance.get("wall_seconds", {})
+        for stage, seconds in walls.items() if run is runs[0][1] else ():
+            rows.append((f"{name}: {stage}", facts.duration(seconds), ""))
+        memory = run.provenance.get("peak_memory_mib")
+        shown = f"{memory / 1024:.1f} GiB" if memory else "not recorded"
+        rows.append((f"{name}, together", facts.duration(sum(walls.values())), shown))
+        machines[run.provenance.get("device", "unknown")] = None
+    caption = f"Machine: {'; '.join(machines)}. Wall time is of every attempt together."
+    return Table("", ("", "wall time", "peak memory"), rows, caption)
+
+
+def _figures(sources: Sources, prefix: str) -> str | None:
+    """Every committed figure whose name starts so, as Markdown images."""
+    found = sorted((sources.directory / "figures").glob(f"{prefix}*.png"))
+    images = []
+    for path in found:
+        target = Path(os.path.relpath(path, sources.root)).as_posix()
+        images.append(f"![{path.stem.replace('_', ' ')}]({target})")
+    return "\n\n".join(images) or None
+
+
+BLOCKS: dict[str, Callable] = {
+    "verdict": _main(lambda run: tables.verdict(claims.evaluate(run.rows), run)),
+    "held": lambda sources, *column: _count(sources.claims, *column),
+    "seed-held": _main(_seed_held),
+    "summary": _main(_summary),
+    "sharpness": _main(_sharpness),
+    "claims": _main(lambda run: tables.claim_table(claims.evaluate(run.rows), run)),
+    "final-losses": _main(lambda run: tables.final_table(run) if run.convergence_tasks() else None),
+    "control-losses": _control(tables.final_table),
+    "control-held": _control(lambda run: _count(claims.evaluate(run.rows))),
+    "control-sharpness": _control(_sharpness),
+    "control-costs": _control(lambda run: _cost_table([("study", run)])),
+    "ablation-needs": _arms(ablation.needs_table),
+    "ablation-where": _arms(ablation.where_table),
+    "ablation-sharpness": _arms(
+        lambda arms, *column: ablation.column_table(arms, _column(*column))
+    ),
+    "ablation-scales": _arms(
+        lambda arms, task, trajectory=None, epoch=1: ablation.scale_table(
+            arms, task, trajectory, int(epoch)
+        )
+    ),
+    "anatomy": _main(lambda run: anatomy_tables.summary(run.points)),
+    "anatomy-context": _point(anatomy_tables.context),
+    "anatomy-correlation": _point(anatomy_tables.conjecture),
+    "anatomy-span": _point(anatomy_tables.span),
+    "anatomy-clipping": _point(anatomy_tables.clipping),
+    "anatomy-explanations": _point(explanation_tables.point),
+    "anatomy-updates": _point(explanation_tables.updates),
+    "anatomy-tokens": _point(explanation_tables.tokens),
+    "costs": _costs,
+    "figures": _figures,
+}

@@ -1,0 +1,113 @@
+"""What run this is: its texts and models, how far it has come, the machine, the costs."""
+
+from pathlib import PurePath
+from typing import Any
+
+from experiments import paper
+from experiments.report.recorded import Run
+from experiments.report.table import number
+from experiments.rows import Convergence, Sharpness
+
+
+def facts(run: Run) -> list[tuple[str, str]]:
+    """Names and what is recorded of them; what is not is left out."""
+    config, provenance = run.config, run.provenance
+    found: list[tuple[str, str]] = [("Preset", str(config.get("preset", "")))]
+    found += [("Progress", _progress(run))]
+    for task, about in provenance.get("tasks", {}).items():
+        found.append((paper.TASKS.get(task, task), _task_fact(about)))
+    seeds = sorted({row.seed for row in run.rows})
+    found.append(("Seeds" if len(seeds) > 1 else "Seed", ", ".join(map(str, seeds))))
+    found.append(("Device", str(provenance.get("device", ""))))
+    found.append(("Precision", str(provenance.get("precision", ""))))
+    versions = provenance.get("versions", {})
+    software = [f"sharpjax {provenance['sharpjax']}"] if "sharpjax" in provenance else []
+    software += [f"{name} {version}" for name, version in versions.items() if name != "sharpjax"]
+    found.append(("Versions", ", ".join(software)))
+    commits = provenance.get("commits", [str(provenance.get("commit", ""))])
+    found.append(("Commits" if len(commits) > 1 else "Commit", ", ".join(commits)))
+    walls = provenance.get("wall_seconds", {})
+    times = "; ".join(f"{stage} {duration(seconds)}" for stage, seconds in walls.items())
+    together = f"{duration(sum(walls.values()))} together: " if len(walls) > 1 else ""
+    found.append(("Wall time", together + times))
+    memory = provenance.get("peak_memory_mib")
+    found.append(("Peak memory", f"{memory / 1024:.1f} GiB" if memory else ""))
+    return [(name, said) for name, said in found if said]
+
+
+def _task_fact(about: dict[str, Any]) -> str:
+    """One sentence: text and checksum, tokenizer, model, and where its training starts."""
+    said = [str(public(about.get("corpus", "")))]
+    if "checksum" in about:
+        said.append(f"(SHA-256 {about['checksum']})")
+    parts = [" ".join(said).strip()]
+    if "examples" in about:
+        parts.append(f"{about['examples']:,} examples")
+    if "tokenizer" in about:
+        parts.append(f"tokenizer {public(about['tokenizer'])}")
+    if "model" in about:
+        size = f", {about['parameters']:,} parameters" if "parameters" in about else ""
+        parts.append(f"model {public(about['model'])}{size}")
+    if "start" in about:
+        loss = about.get("start_loss")
+        at = f", at loss {number(loss)}" if isinstance(loss, int | float) else ""
+        parts.append(f"{public(about['start'])}{at}")
+    return "; ".join(part for part in parts if part)
+
+
+def _progress(run: Run) -> str:
+    """How much of what the configuration asks for is recorded, column by column."""
+    config = run.config
+    epochs, batches = config.get("measured_epochs"), config.get("measured_batches")
+    if isinstance(batches, list | tuple):
+        batches = len(batches)
+    planned = len(epochs) * batches * config.get("replicates", 1) if epochs and batches else None
+    points: dict[tuple, set] = {column: set() for column in run.columns()}
+    for r in run[Sharpness]:
+        points[r.task, r.trajectory].add((r.seed, r.epoch, r.batch))
+    missing, done = [], []
+    for column, seen in points.items():
+        whole = planned is None or len(seen) >= planned
+        of = f" of {planned}" if planned else ""
+        (done if whole else missing).append(
+            f"{paper.column_name(column)}, {len(seen)}{of} batches measured"
+        )
+    total = config.get("epochs")
+    for task in run.convergence_tasks():
+        ends: dict[str, int] = {}
+        for row in run[Convergence]:
+            if row.task == task:
+                end = total if total and row.diverged else row.epoch
+                ends[row.algorithm] = max(end, ends.get(row.algorithm, 0))
+        count = sum(not total or end >= total for end in ends.values())
+        (done if count == len(run.algorithms) else missing).append(
+            f"{paper.TASKS[task]}, {count} of {len(run.algorithms)} convergence runs"
+        )
+    if missing:
+        return f"incomplete: {'; '.join(missing)}" + f". Complete: {'; '.join(done)}" * bool(done)
+    runs = len(run.convergence_tasks()) * len(run.algorithms)
+    batches = sum(map(len, points.values()))
+    return f"complete: {batches} measured batches and {runs} convergence runs"
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def public(value: Any) -> Any:
+    """The value with every file path cut to its last name: a report says what, not where."""
+    if isinstance(value, dict):
+        return {key: public(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [public(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    words = []
+    for word in value.split(" "):
+        is_path = word.startswith(("/", "~", "./", "../")) or word.count("/") > 1
+        words.append(PurePath(word).name if is_path else word)
+    return " ".join(words)

@@ -1,0 +1,1 @@
+"""What a study does: training, and what is measured along it."""

@@ -1,0 +1,168 @@
+"""Experiment 2: many algorithms from one initial point (Figure 4), at given or tuned rates."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments import algorithms, paper
+from experiments.algorithms import RELATIVE, AlgorithmError
+from experiments.config import Config
+from experiments.data.tasks import Task
+from experiments.errors import DamagedError
+from experiments.rows import Convergence, Tuning
+from experiments.run import processes
+from experiments.run.training import Step, Training, latest_step
+from sharpjax.named import parse
+
+if TYPE_CHECKING:
+    from experiments.run.study import Study
+
+GRID = 10**0.5  # Ratio of neighbouring rates of the search.
+MAX_TRIALS = 12  # Of one algorithm's search.
+BASE = "0.001"  # Where the search starts for an algorithm of which no rate is known.
+
+
+def run(study: "Study", task: Task, start: Any) -> None:
+    """Trains each algorithm from `start` on the same batches and records every step's loss.
+
+    A run whose loss is no longer finite is recorded as diverged and ends; the others go on.
+    """
+    fixed = None if study.config.tune else rates(study.config, task.name)
+    for algorithm, rate in (fixed or tune(study, task, start)).items():
+        _converge(study, task, start, algorithm, rate)
+
+
+def rates(config: Config, task: str) -> dict[str, str]:
+    """Each algorithm's rate: Table 2's, or the algorithm's own.
+
+    With `config.tune` these are where its search starts; one without either then starts at the rate
+    that Table 2 has for the unclipped algorithm, or else at BASE.
+
+    Raises:
+      AlgorithmError: neither is there, and no search is asked for.
+    """
+    table = table_2(task)
+    known = {}
+    for name in config.algorithms:
+        known[name] = table.get(name) or algorithms.own_rate(name)
+        if not known[name] and config.tune:
+            known[name] = table.get(parse(name).base, BASE)
+    unknown = [name for name, rate in known.items() if not rate]
+    if unknown:
+        raise AlgorithmError(
+            f"algorithms: the paper's Table 2 has no learning rate for {', '.join(unknown)}: "
+            "--tune searches one"
+        )
+    return known
+
+
+def table_2(task: str) -> dict[str, str]:
+    """The paper's rates, in the records' notation."""
+    rates = paper.LEARNING_RATES.get(task, paper.LEARNING_RATES["mlm"])
+    return {k: r if r == RELATIVE else repr(float(r)) for k, r in rates.items()}
+
+
+def tune(study: "Study", task: Task, start: Any) -> dict[str, str]:
+    """Each algorithm's rate of least training loss over a short horizon, on a log grid.
+
+    From that of `rates` outwards in half decades, in the direction that improves, until it no
+    longer does. The search of an algorithm is recorded when it is complete.
+    """
+    chosen, steps = {}, study.config.tune_steps
+    for algorithm, rate in rates(study.config, task.name).items():
+        key = task.name, task.seed, algorithm
+        rows = study.recorded(Tuning, **dict(zip(Tuning.KEY, key, strict=False)))
+        if not rows and rate == RELATIVE:
+            only = {"loss": math.nan, "diverged": False, "chosen": True}
+            rows = [Tuning.of((*key, rate), steps=steps, **only)]
+        elif not rows:
+            trials, best = _search(study, task, start, algorithm, float(rate))
+            rows = [
+                Tuning.of(
+                    (*key, trial),
+                    steps=steps,
+                    loss=loss,
+                    diverged=math.isinf(loss),
+                    chosen=i == best,
+                )
+                for i, (trial, loss) in trials.items()
+            ]
+        study.record(rows)
+        chosen[algorithm] = next(row.learning_rate for row in rows if row.chosen)
+    return chosen
+
+
+def _search(study, task, start, algorithm, base) -> tuple[dict[int, tuple[str, float]], int]:
+    """Rate and loss of every trial by its place on the grid, and the best one's place."""
+    trials: dict[int, tuple[str, float]] = {}
+
+    def loss_at(i: int) -> float:
+        if i not in trials:
+            rate = _grid_rate(base, i)
+            losses: list[float] = []
+
+            def observe(step: Step) -> bool:
+                losses.append(step.loss)
+                return not math.isfinite(step.loss)
+
+            name = f"{task.name}, tuning {algorithm} at {rate}"
+            what = _training(study, task, name, (algorithm, rate), study.config.tune_steps)
+            study.train(what, start, observe=observe)
+            tail = losses[-max(1, what.steps // 5) :]
+            loss = float(np.mean(tail)) if math.isfinite(losses[-1]) else math.inf
+            trials[i] = rate, loss
+        return trials[i][1]
+
+    direction = 1 if loss_at(1) < loss_at(0) else -1
+    best = max(direction, 0)
+    while len(trials) < MAX_TRIALS and loss_at(best + direction) < loss_at(best):
+        best += direction
+    return trials, best
+
+
+def _training(study, task, name, algorithm, steps) -> Training:
+    made = algorithms.build(algorithm[0], study.config.clip_fraction, algorithm[1])
+    data = task.training_loss_fn, task.training_batches
+    return Training(name, made, *data, steps, dropout_key=task.dropout_key)
+
+
+def _grid_rate(base: float, i: int) -> str:
+    return repr(float(f"{base * GRID**i:.3g}"))
+
+
+def _converge(study, task, start, algorithm, rate) -> None:
+    per_epoch = study.config.batches_per_epoch
+    steps = study.config.epochs * per_epoch
+    key = task.name, task.seed, algorithm
+    own = study.recorded(Convergence, **dict(zip(Convergence.KEY, key, strict=False)))
+    if [row.step for row in own] != list(range(1, len(own) + 1)):
+        raise _lost(study, algorithm, "a step is missing")
+    if own and (own[-1].step == steps or own[-1].diverged):
+        return
+    checkpoints = study.checkpoints("convergence", task.name, algorithm, task.seed)
+    passed = processes.from_first(lambda: latest_step(checkpoints.directory))
+    if passed > len(own):
+        raise _lost(study, algorithm, f"{len(own)} steps, the checkpoint is of step {passed}")
+    pending: list[Convergence] = []
+
+    def observe(step: Step) -> bool:
+        epoch, diverged = (step.number - 1) // per_epoch + 1, not math.isfinite(step.loss)
+        at = {"learning_rate": rate, "epoch": epoch, "diverged": diverged}
+        pending.append(Convergence.of((*key, step.number), step, **at))
+        return diverged
+
+    def flush() -> None:
+        study.record(pending)
+        pending.clear()
+
+    what = _training(study, task, f"{task.name}, {algorithm} at {rate}", (algorithm, rate), steps)
+    study.train(what, start, checkpoints=checkpoints, observe=observe, flush=flush)
+
+
+def _lost(study, algorithm: str, what: str) -> DamagedError:
+    path = study.directory / Convergence.FILE
+    return DamagedError(
+        f"{path} has lost records of {algorithm} ({what}): put a whole copy of it back, or delete "
+        f"it and {study.directory / 'checkpoints'}, and the same command makes them anew"
+    )
