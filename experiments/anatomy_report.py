@@ -47,7 +47,7 @@ def sections(
                 explanation_report.point(here),
                 ("anatomy_preconditioned", "anatomy_exact_diagonal", "anatomy_block_spectra"),
             ),
-            (explanation_report.updates(here), ()),
+            (explanation_report.updates(here), ("anatomy_noise", "anatomy_dominant")),
             (explanation_report.tokens(here), ("anatomy_frequency",)),
         ):
             if made:

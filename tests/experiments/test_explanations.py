@@ -273,8 +273,8 @@ def test_the_report_has_every_table_and_figure(toy, tmp_path):
         key = lambda r: tuple(getattr(r, k) for k in r.KEY)  # noqa: E731
         assert repr(here[table]) == repr(sorted(of(made, table), key=key))
     page = "\n".join(anatomy_report.sections(tmp_path, report._table, report._figure))
-    assert page.count("<figure>") == 4 and page.count("<table") == 3
-    assert len(list((tmp_path / "figures").glob("*.png"))) == 4
+    assert page.count("<figure>") == 6 and page.count("<table") == 3
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 6
     words = dict(explanation_report.point(here).rows)
     top = max(r.eigenvalue for r in here[rows.Preconditioned])
     assert words["of the edge"] == f"{100 * top / 3800:.0f} %"
