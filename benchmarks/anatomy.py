@@ -1,6 +1,7 @@
 """What each of the library's measurements costs, in gradients of the same data.
 
-The models of the study's preset `small` (or tiny ones), random weights, tokens and directions.
+The models of the study's preset `small` (or tiny ones) at its own lengths, random weights, tokens
+and directions.
 `gradients` is the time of one call over that of one gradient of the mean loss over all
 micro-batches, at the same precision, taken in turns; `each` is that for one of `count`: a
 direction, a loss, a probe, a coordinate, a Hessian product. These are times of one machine; what a
@@ -36,14 +37,14 @@ class Size(NamedTuple):
 
     micro_batches: int
     examples: int
-    length: int
+    length: int | None  # Of sources and targets; None: the study's.
     products: int
     coordinates: int
     losses: int
     probes: int
 
 
-FULL = Size(2, 8, 64, products=10, coordinates=16, losses=8, probes=4)
+FULL = Size(2, 8, None, products=10, coordinates=16, losses=8, probes=4)
 QUICK = Size(2, 2, 6, products=2, coordinates=2, losses=3, probes=2)
 
 
@@ -60,7 +61,8 @@ def measurements(name: str, quick: bool) -> dict[str, Cost]:
     size = QUICK if quick else FULL
     about = getattr(PRESETS["small"], TASKS[name])
     model = make_model(TASKS[name], dataclasses.replace(about, **(TINY if quick else {})))
-    params, batches = init_params(model, jax.random.key(0)), data(model, size)
+    params = init_params(model, jax.random.key(0))
+    batches = data(model, size, about.length if size.length is None else size.length)
     updates = {letter: random_like(params, seed) for seed, letter in enumerate("ab")}
     key, loss_fn, logits_fn = jax.random.key(1), make_loss(model), make_logits(model)
     here = loss_fn, params
@@ -80,10 +82,6 @@ def measurements(name: str, quick: bool) -> dict[str, Cost]:
     def vectors():
         return sharpjax.lanczos_spectrum(*here, batches, key, vectors=2, **lanczos)
 
-    of_tensors = [
-        places(jax.tree_util.keystr(path, simple=True, separator="/"))
-        for path, _ in jax.tree_util.tree_leaves_with_path(params)
-    ]
     grid = np.linspace(0.0, 1.0, size.losses)
     side = 3
     products, two = size.products, len(updates)
@@ -135,19 +133,19 @@ def measurements(name: str, quick: bool) -> dict[str, Cost]:
             ),
         ),
         "block_spectra": Cost(
-            2 * len(set(of_tensors)),
+            2 * len(params),
             "products",
-            lambda: lib.block_spectra(*here, batches, key, groups=places, probes=1, steps=2),
+            lambda: lib.block_spectra(*here, batches, key, probes=1, steps=2),
         ),
         "dominant_share": Cost(two, "directions", lambda: lib.dominant_share(updates, vectors())),
         "top_overlap": Cost(two, "directions", lambda: lib.top_overlap(updates, 0.05)),
     }
 
 
-def data(model: Any, size: Size) -> dict[str, np.ndarray]:
+def data(model: Any, size: Size, length: int) -> dict[str, np.ndarray]:
     """Random tokens [micro_batches, examples, length], none of them padding."""
     draw = np.random.default_rng(0)
-    shape = size.micro_batches, size.examples, size.length
+    shape = size.micro_batches, size.examples, length
     ids, labels = draw.integers(5, model.config.vocab_size, (2, *shape), dtype=np.int32)
     return {"input_ids": ids, "attention_mask": np.ones(shape, np.int32), "labels": labels}
 

@@ -36,12 +36,16 @@ def preconditioner(
         eps: ε ≥ 0 of Adam's family and RMSProp; optax's defaults, 1e-8.
 
     Returns:
-        A tree like the parameters, of the dtypes of the statistics. `jax.jit` may be used. Costs a
-        pass over the statistics, and the memory of the parameters.
+        A tree like the parameters, of the dtypes of the statistics. May be jitted.
 
     Raises:
         ValueError: There is no such state in it, as in SGD's, or several for the same parameters;
             or `params` is needed.
+
+    Cost: no gradient; a pass over the statistics, and the memory of the parameters.
+
+    Source: Cohen et al., "Adaptive gradient methods at the edge of stability", 2022 (arXiv
+    2207.14484).
 
     Example:
         >>> import jax.numpy as jnp, optax, sharpjax
@@ -50,9 +54,6 @@ def preconditioner(
         >>> _, state = tx.update(grads, tx.init(grads))
         >>> [round(float(x), 3) for x in sharpjax.preconditioner(state)["w"]]
         [3.0, 4.0]
-
-    References:
-        The adaptive edge of stability, https://arxiv.org/abs/2207.14484
     """
     check_in_range("b2", b2, 0.0, 1.0, open_high=True)
     check_in_range("eps", eps, 0.0, float("inf"), open_high=True)

@@ -44,6 +44,8 @@ def lion(
     Raises:
         ValueError, TypeError: An argument out of its range, with its value.
 
+    Cost: no gradient; with `saturate` that of `top_fraction_threshold` an update.
+
     Source: Chen et al., https://arxiv.org/abs/2302.06675, Algorithm 2.
 
     Example:
@@ -95,6 +97,8 @@ def sign_momentum(
 
     Raises:
         ValueError, TypeError: An argument out of its range, with its value.
+
+    Cost: no gradient; with `saturate` that of `top_fraction_threshold` an update.
 
     Source: Bernstein et al., https://arxiv.org/abs/1802.04434, Algorithm 2 (Signum).
 

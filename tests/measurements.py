@@ -173,8 +173,20 @@ MEASUREMENTS = (
         update=False,
     ),
     Measurement(
+        "lanczos_spectrum, preconditioned",
+        lambda f, p, u, b, **o: (
+            _spectrum(f, p, b, o, preconditioner=_preconditioner(p)).eigenvalues
+        ),
+        update=False,
+    ),
+    Measurement(
         "dominant_share",
         lambda f, p, u, b, **o: sharpjax.dominant_share(_u(u), _spectrum(f, p, b, o)),
+    ),
+    Measurement(
+        "without_dominant",
+        lambda f, p, u, b, **o: sharpjax.without_dominant(u, _spectrum(f, p, b, o)),
+        zero=0.0,
     ),
     Measurement(
         "block_spectra",
@@ -201,6 +213,11 @@ MEASUREMENTS = (
         zero=None,
     ),
     Measurement(
+        "top_overlap",
+        lambda f, p, u, b, args: sharpjax.top_overlap({"u": u, "p": p}, 0.25),
+        loss=False,
+    ),
+    Measurement(
         "measure_point",
         lambda f, p, u, b, **o: measure_point(f, p, _u(u), b, landscape=False, **o).directions,
         jit=False,
@@ -224,8 +241,14 @@ def _span(f, p, u, b, options):
     return found.loss, found.slopes, found.gram, found.curvature, found.curvature_se
 
 
-def _spectrum(f, p, b, options):
-    return sharpjax.lanczos_spectrum(f, p, b, KEY, probes=1, steps=6, vectors=1, **options)
+def _spectrum(f, p, b, options, **more):
+    return sharpjax.lanczos_spectrum(f, p, b, KEY, probes=1, steps=6, vectors=1, **options, **more)
+
+
+def _preconditioner(params):
+    """Adam's after one step from the parameters themselves."""
+    adam = sharpjax.adam(1.0)
+    return sharpjax.preconditioner(adam.update(params, adam.init(params))[1], eps=0.5)
 
 
 def numbers(found):

@@ -9,6 +9,7 @@ import pytest
 
 import sharpjax
 from tests import algorithms
+from tests.devices import on_eight_devices
 
 SHAPES = {"bias": (7,), "kernel": (6, 5), "row": (1, 9), "scale": (3,)}
 STEPS = 50
@@ -208,3 +209,58 @@ def test_the_relative_step_needs_parameters():
 def test_bad_input_names_the_argument_and_the_value(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+_SHARDED = """
+import jax, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+import sharpjax
+
+draw = np.random.default_rng(0).standard_normal
+shapes = {"a": (16, 6), "b": (8,), "c": (3, 8)}
+specs = {"a": P("x"), "b": P("x"), "c": P(None, "x")}
+# Of the sums along a matrix's rows, and along its columns.
+sums = {"a": (P("x"), P()), "c": (P(), P("x"))}
+params, grads = ({k: draw(s).astype(np.float32) for k, s in shapes.items()} for _ in range(2))
+made = {}
+for clip in (0.0, 0.25):
+    made |= {f"sgd {clip}": sharpjax.sgd(1.0, clip=clip)}
+    made |= {f"adam {clip}": sharpjax.adam(1.0, clip=clip)}
+    made |= {f"adafactor {clip}": sharpjax.adafactor(clip=clip)}
+# All in one program.
+every = sharpjax.pseudo_updates(made | {"lion": sharpjax.lion(1.0, saturate=0.25)})
+
+
+def step(params, grads):
+    first = every.init(params)
+    return first, *jax.jit(every.update)(grads, first, params)
+
+
+expected = step(params, grads)
+for kind in (AxisType.Auto, AxisType.Explicit):
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(kind,))
+    place = lambda spec: NamedSharding(mesh, spec)
+    put = lambda tree: {k: jax.device_put(v, place(specs[k])) for k, v in tree.items()}
+    with jax.set_mesh(mesh):
+        found = step(put(params), put(grads))
+    checked = 0
+    for (path, x), y in zip(
+        jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True
+    ):
+        np.testing.assert_allclose(x, y, rtol=2e-5, atol=1e-6, err_msg=path)
+        leaf, at = getattr(path[-1], "key", None), jax.tree_util.keystr(path)
+        if leaf in shapes and x.shape != (1,):
+            spec = specs[leaf] if x.shape == shapes[leaf] else sums[leaf][".columns" in at]
+            assert x.sharding.is_equivalent_to(place(spec), x.ndim), (kind, at, x.sharding)
+            checked += 1
+    # Seven updates of three leaves; of the states before and after, a momentum, two moments, and
+    # two rows, two columns and a vector, each twice; and Lion's momentum.
+    assert checked == 21 + 2 * (2 * (3 + 6 + 5) + 3), checked
+print("passed")
+"""
+
+
+def test_states_and_updates_lie_where_their_parameters_do():
+    # A compiler that does not take its time.
+    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    assert on_eight_devices(_SHARDED, XLA_FLAGS=flags) == "passed"

@@ -11,6 +11,7 @@ from experiments.explanation_rows import (
     BlockDistance,
     BlockRitz,
     BlockSummary,
+    Cosine,
     Diagonal,
     Dominant,
     ExactCorrelation,
@@ -21,7 +22,7 @@ from experiments.explanation_rows import (
 )
 from experiments.report.recorded import as_result, as_spectrum, by_algorithm
 from experiments.report.table import Table, number, percent, with_error
-from sharpjax import BlockSpectra, PartStats, plot
+from sharpjax import BlockSpectra, GradientNoise, PartStats, plot
 from sharpjax.plot import label
 
 
@@ -130,8 +131,33 @@ def frequency_figure(rows: dict[type, list]) -> Figure:
 
 
 def preconditioned_figure(rows: dict[type, list]) -> Figure:
-    """The density of the preconditioned Hessian's eigenvalues."""
-    return plot.spectrum(as_spectrum(rows[Preconditioned]))
+    """The density of the preconditioned Hessian's eigenvalues, and the edge of stability."""
+    table = rows[Preconditioned]
+    edge = table[0].edge
+    return plot.spectrum(as_spectrum(table), edge=edge if math.isfinite(edge) else None)
+
+
+def noise_figure(rows: dict[type, list]) -> Figure:
+    """Each direction's signal to noise; the noise scale."""
+    (whole,) = rows[Noise]
+    fields = ("trace", "squared_norm", "noise_scale")
+    scalars = {f + se: getattr(whole, f + se) for f in fields for se in ("", "_se")}
+    signals = {r.algorithm: r for r in rows[Signal]}
+    names = algorithms.in_order(signals)
+    ratios = {
+        field: {name: getattr(signals[name], field) for name in names}
+        for field in ("signal_to_noise", "signal_to_noise_se")
+    }
+    return plot.noise(GradientNoise(**scalars, **ratios))
+
+
+def dominant_figure(rows: dict[type, list]) -> Figure:
+    """The share of each direction in the span of the top eigenvectors, over their number."""
+    cosines = sorted(rows[Cosine], key=lambda r: r.index)
+    names = algorithms.in_order(r.algorithm for r in cosines)
+    return plot.dominant(
+        {n: np.array([r.squared_cosine for r in cosines if r.algorithm == n]) for n in names}
+    )
 
 
 def diagonal_figure(rows: dict[type, list]) -> Figure:
@@ -182,8 +208,26 @@ FIGURES: tuple[tuple[type, str, str, str, Callable[[dict], Figure]], ...] = (
         "anatomy_preconditioned",
         "The Hessian’s spectrum as Adam sees it",
         "Eigenvalues of P^(−½)HP^(−½), P = √v̂ + ε of Adam at this point, as the Hessian’s own "
-        "spectrum is drawn.",
+        "spectrum is drawn. Dashed, where Adam trains: the edge (2 + 2β₁)/((1 − β₁)η), beyond "
+        "which it is unstable.",
         preconditioned_figure,
+    ),
+    (
+        Signal,
+        "anatomy_noise",
+        "How much of each direction’s slope is signal",
+        "Gᵀu/√(uᵀΣu) of the test loss’s gradient G and the covariance Σ of one example’s, positive "
+        "downhill, with its standard error (jackknife over micro-batches). The noise scale is the "
+        "batch at which the whole gradient’s signal and noise are equal.",
+        noise_figure,
+    ),
+    (
+        Cosine,
+        "anatomy_dominant",
+        "How much of each direction lies in the dominant subspace",
+        "Share of ‖u‖² in the span of the Hessian’s top eigenvectors, the largest eigenvalue’s "
+        "first.",
+        dominant_figure,
     ),
     (
         ExactCorrelation,

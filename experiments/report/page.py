@@ -120,7 +120,7 @@ _ANATOMY: tuple[tuple[Callable[[dict], Table | None], str], ...] = (
     (anatomy_tables.span, "span"),
     (anatomy_tables.clipping, "fractions"),
     (explanation_tables.point, "preconditioned exact_diagonal block_spectra"),
-    (explanation_tables.updates, ""),
+    (explanation_tables.updates, "noise dominant"),
     (explanation_tables.tokens, "frequency"),
 )
 

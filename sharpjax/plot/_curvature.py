@@ -21,6 +21,7 @@ def spectrum(
     found: Any,
     marks: Mapping[str, float] | None = None,
     *,
+    edge: float | None = None,
     style: Style | None = None,
     figure: Any = None,
     ax: Axes | None = None,
@@ -34,6 +35,7 @@ def spectrum(
     Args:
         found: A `Spectrum`, or `BlockSpectra`.
         marks: Name -> sharpness, drawn as a line of the optimizer's colour.
+        edge: Where stability ends, such as `adaptive_edge` of a preconditioned spectrum: dashed.
         style: Colours of more names than are drawn.
         figure: A figure or subfigure to draw in.
         ax: Axes to draw in.
@@ -50,12 +52,13 @@ def spectrum(
     canvas = Canvas(height=max(height, 2.4), figure=figure, ax=ax)
     (axes,) = canvas.axes
     low, high = float(values.min()), float(values.max())
-    reach = max(abs(low), abs(high)) or 1.0
+    right = high if edge is None else max(high, float(edge))
+    reach = max(abs(low), abs(right)) or 1.0
     # Linear within what Lanczos resolves and directions reach.
     heavy = np.abs(values[(weights > 1e-4) & (values != 0)])
     seen = [abs(v) for v in marks.values() if v and math.isfinite(v)]
     inner = max(reach * 1e-5, 0.3 * min([reach, *heavy, *seen]))
-    grid = _symlog_grid(min(low, -inner), max(high, inner), inner)
+    grid = _symlog_grid(min(low, -inner), max(right, inner), inner)
     if grouped:
         densities = [_density(v, w, grid, inner)[0] for v, w in zip(values, weights, strict=True)]
         shades = np.log10(np.maximum(densities, np.max(densities) * 1e-8))
@@ -79,7 +82,11 @@ def spectrum(
         axes.axvline(high, color=GREY, linewidth=0.8)
         at = {"transform": axes.get_xaxis_transform(), "ha": "right", "va": "top"}
         axes.text(high, 0.98, "λ max ", **at)
-    _symlog_axis(axes, min(low, -inner), max(high, inner), inner)
+    if edge is not None:
+        axes.axvline(float(edge), color=INK, linewidth=1, linestyle=(0, (4, 2)))
+        at = {"transform": axes.get_xaxis_transform(), "ha": "right", "va": "top"}
+        axes.text(float(edge), 0.91, "edge ", **at)
+    _symlog_axis(axes, min(low, -inner), max(right, inner), inner)
     for name, value in marks.items():
         if math.isfinite(value):
             axes.axvline(value, ymin=0.0, ymax=0.9, **style.line(name))

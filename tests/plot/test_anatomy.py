@@ -86,6 +86,13 @@ def test_spectrum_holds_all_weight_and_each_mark():
     assert said == ["SGD", "SGD, clipped"]
 
 
+def test_the_edge_of_stability_is_in_the_spectrum():
+    (axes,) = plot.spectrum(cases.spectrum(), edge=40.0).axes
+    (line,) = [line for line in axes.lines if line.is_dashed()]
+    assert line.get_xdata()[0] == 40 and axes.get_xlim()[1] > 40
+    assert "edge " in [text.get_text() for text in axes.texts]
+
+
 def test_spectra_of_blocks_are_a_row_each():
     one = cases.spectrum()
     several = SimpleNamespace(

@@ -260,8 +260,8 @@ def test_the_report_has_every_table_and_figure(toy, tmp_path):
         key = lambda r: tuple(getattr(r, k) for k in r.KEY)  # noqa: E731
         assert repr(here[table]) == repr(sorted(of(made, table), key=key))
     text = "\n".join(map(page._as_html, filter(None, page._anatomy(tmp_path, at, here))))
-    assert text.count("<figure>") == 4 and text.count("<table") == 3
-    assert len(list((tmp_path / "figures").glob("*.png"))) == 4
+    assert text.count("<figure>") == 6 and text.count("<table") == 3
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 6
     words = dict(explanation_tables.point(here).rows)
     top = max(r.eigenvalue for r in here[rows.Preconditioned])
     assert words["of the edge"] == f"{100 * top / 3800:.0f} %"
