@@ -9,6 +9,7 @@ sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
 # The tutorials show what a laptop shows, whatever machine builds the site.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["PYTHONPATH"] = str(HERE.parent)  # The kernels run this checkout.
 
 import sharpjax
 
@@ -48,6 +49,7 @@ bibtex_bibfiles = ["references.bib"]
 bibtex_reference_style = "author_year"
 
 nb_execution_mode = "force"
+nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 120
 
