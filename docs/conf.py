@@ -9,6 +9,7 @@ sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
 # The tutorials show what a laptop shows, whatever machine builds the site.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")  # Most of the time is compilation.
 os.environ["PYTHONPATH"] = str(HERE.parent)  # The kernels run this checkout.
 
 import sharpjax
