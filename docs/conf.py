@@ -35,7 +35,9 @@ extensions = [
     "repository",
 ]
 exclude_patterns = ["_build", "_ext"]
-default_role = "py:obj"  # `name` in a docstring links where there is such a name, and is code elsewhere.
+default_role = (
+    "py:obj"  # `name` in a docstring links where there is such a name, and is code elsewhere.
+)
 
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True

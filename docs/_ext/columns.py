@@ -1,4 +1,4 @@
-"""The directive `columns`: a table of every record's columns, from its dataclass and its comments."""
+"""The directive `columns`: every record's columns, from its dataclass and the comments in it."""
 
 import dataclasses
 import inspect
@@ -9,6 +9,25 @@ from experiments import anatomy_records, records  # The only place that knows wh
 
 TABLES = {"study": records.TABLES, "anatomy": anatomy_records.TABLES}
 
+# What a column means that has no comment of its own, where its table has nothing else to say.
+_NAMES = {
+    **dict.fromkeys(("batch", "seed", "task", "trajectory", "algorithm"), "As in `sharpness.csv`."),
+    **dict.fromkeys(("slope", "sharpness", "predicted_decrease"), "As in `sharpness.csv`."),
+    **dict.fromkeys(("best_step", "best_decrease"), "As in `search.csv`."),
+    **dict.fromkeys(("loss", "learning_rate", "diverged"), "As in `convergence.csv`."),
+    **dict.fromkeys(("count", "coordinates", "probes", "parameters", "blocks"), "How many."),
+    **dict.fromkeys(("high", "unbiased_high"), "The interval’s upper end."),
+    **dict.fromkeys(("layer", "kind"), "Of the first block; as in `anatomy_blocks.csv`."),
+    **dict.fromkeys(("other", "other_layer", "other_kind"), "The second of the pair."),
+    **dict.fromkeys(("cosine", "curvature"), "vᵢᵀvⱼ, and vᵢᵀHvⱼ."),
+    **dict.fromkeys(("gauss_newton", "residual"), "What the formula above says."),
+    **dict.fromkeys(("sharpness_without", "best_decrease_without"), "Of the rest of the update."),
+    "correlation": "Spearman’s.",
+    "distance": "The distance above.",
+    "eigenvalue": "As Lanczos’s iteration or the eigenproblem has it.",
+    "fraction": "Of the coordinates that are clipped.",
+}
+
 
 def described(table):
     """(name, type, meaning) of each column of a table, those of its bases first."""
@@ -18,7 +37,8 @@ def described(table):
             comments |= _comments(cls)
     for field in dataclasses.fields(table):
         kind = field.type if isinstance(field.type, str) else field.type.__name__
-        yield field.name, kind, comments.get(field.name, "")
+        error = "Its standard error." if field.name.endswith("_se") else ""
+        yield field.name, kind, comments.get(field.name) or _NAMES.get(field.name, error)
 
 
 def _comments(cls):
