@@ -54,7 +54,7 @@ bibtex_reference_style = "author_year"
 nb_execution_mode = "force"
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
-nb_execution_timeout = 120
+nb_execution_timeout = 600
 
 html_theme = "sphinx_book_theme"
 html_title = "sharpjax"
