@@ -1,4 +1,4 @@
-"""The directive `help`: what a command says to `--help`, as it is when the site is built."""
+"""The directive `commands`: what each says to `--help`, as it is when the site is built."""
 
 import contextlib
 import io
@@ -6,19 +6,23 @@ import os
 import re
 from unittest import mock
 
-from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
 
-class Help(SphinxDirective):
-    """The help of `python -m experiments` and the words in its argument."""
-
-    optional_arguments = 1
-    final_argument_whitespace = True
+class Commands(SphinxDirective):
+    """The help of `python -m experiments`, then a section for each command."""
 
     def run(self):
-        """A literal block."""
-        return [nodes.literal_block("", said((self.arguments or [""])[0].split()), language="none")]
+        from experiments.commands import COMMANDS
+
+        lines = _block([])
+        for name in COMMANDS:
+            lines += [f"## {name}", "", *_block([name])]
+        return self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True)
+
+
+def _block(words):
+    return ["```none", *said(words).splitlines(), "```", ""]
 
 
 def said(words):
@@ -37,5 +41,5 @@ def said(words):
 
 
 def setup(app):
-    app.add_directive("help", Help)
+    app.add_directive("commands", Commands)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
