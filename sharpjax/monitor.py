@@ -87,7 +87,7 @@ def sharpness_monitor(
 
     Raises:
         ValueError: every < 1; no algorithms; an unknown method; empty or ragged `batches`.
-        TypeError: `every` is no integer; an entry of `algorithms` is no gradient transformation.
+        TypeError: `every` is not an integer; an entry of `algorithms` is not a transformation.
 
     Cost: each step, the optimizers' time and memory; each measurement, that of
     `measure_directions` on all of `batches`, and memory for the updates.

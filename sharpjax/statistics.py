@@ -62,8 +62,8 @@ def rank_correlation(
 
     Intervals are Fisher's, in z = artanh ρ: the variance is the delete-a-group jackknife's over 16
     groups of probes plus 1.06/(C − 3) for the choice of coordinates (Fieller, Hartley and Pearson,
-    1957), which takes coordinates as independent. They are for what so many probes show, and no
-    correction for noise is made. `reliability` is the correlation of A with B stepped up to all
+    1957), which takes coordinates as independent. They cover this many probes, without any
+    correction for noise. `reliability` is the correlation of A with B stepped up to all
     probes (Spearman and Brown's 2r/(1 + r)), 0 if negative. NaN where nothing varies.
 
     Args:
