@@ -69,4 +69,5 @@ html_theme_options = {
     "use_download_button": False,
     "use_fullscreen_button": False,
 }
+html_context = {"default_mode": "auto"}
 html_math_renderer = "mathml"
