@@ -9,7 +9,7 @@ STUDY := --preset small --translation.corpus $(DATA)/books_standin_en_fr --mlm.c
 WARMUPS := 0 100 300 1000
 CONTROLS := sgd_clip-table-2 another-seed
 
-.PHONY: demo small anatomy ablation controls results test quick lint clean
+.PHONY: demo small anatomy ablation controls results docs test quick lint clean
 
 demo: $(VENV)/.experiments  ## The main job in miniature: records, tables and report in runs/demo.
 	$(BIN)/python -m experiments reproduce --preset demo --out runs/demo
@@ -37,6 +37,9 @@ results: $(VENV)/.experiments  ## results/, RESULTS.md and the README from the r
 	$(BIN)/python -m experiments report results/small
 	$(BIN)/python -m experiments results RESULTS.md README.md
 
+docs: $(VENV)/.docs  ## The site, in docs/_build/html; its tutorials run, and a warning is an error.
+	$(BIN)/python -m sphinx -E -W --keep-going -j 2 -q -b html docs docs/_build/html
+
 test: $(VENV)/.test  ## Every test; two processes, since compiling keeps one core busy.
 	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 
@@ -54,7 +57,7 @@ clean:
 $(BIN)/pip:  # Not python, which an interrupted venv leaves without it.
 	$(PYTHON) -m venv $(VENV)
 
-# One stamp an extra; each extra contains the one before.
-$(VENV)/.experiments $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(BIN)/pip
+# One stamp an extra.
+$(VENV)/.experiments $(VENV)/.docs $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@

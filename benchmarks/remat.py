@@ -1,4 +1,4 @@
-"""What computing blocks again on the way back (`--remat`) saves and costs.
+"""What recomputing blocks in the backward pass (`--remat`) saves and costs.
 
 A gradient, and slope and sharpness along one direction by `method="reverse"`, each with its blocks
 kept and computed again. XLA:CPU orders instructions for concurrency, which starts recomputation

@@ -27,7 +27,7 @@ class TaskConfig:
     checkpoint: str
     # Tokens of a source sentence with its prompt, or of a text; longer ones are cut.
     length: int
-    # Tokens of a target sentence; without a meaning for masked language modelling.
+    # Tokens of a target sentence; not used by masked language modelling.
     target_length: int
     # Vocabulary of a trained tokenizer and of a model that is made.
     vocab_size: int
@@ -66,11 +66,11 @@ class Config:
     measured_epochs: tuple[int, ...]
     # Batches measured in each of them, drawn from the seed.
     measured_batches: int
-    # Size of the fixed random subset of the training examples that the loss is measured on.
+    # Size of the test subset: training examples, drawn once, that the loss is measured on.
     test_examples: int
     # Adam steps that warm a model up on rows that the study does not use; 0 measures from scratch.
     warmup_steps: int
-    # Rows behind the study's that the warm-up uses.
+    # Rows for the warm-up, which follow the study's in the corpus.
     warmup_examples: int
     # Examples of a warm-up step.
     warmup_batch_size: int
@@ -98,20 +98,20 @@ class Config:
     tune_steps: int
     # Steps between checkpoints.
     checkpoint_every: int
-    # Of initialisation, data order, masks, test subset and measured batches.
+    # Seed for initialisation, data order, masks, test subset and measured batches.
     seed: int
     # Seeds of the sharpness experiment: seed, seed + 1, …
     replicates: int
 
     # Fields with a default came later: a run recorded without them had this value.
 
-    # Whether blocks are computed again on the way back instead of being kept, in training and in
+    # Whether blocks are recomputed in the backward pass instead of being kept, in training and in
     # measurements by method="reverse".
     remat: bool = False
     # What is compared: the paper's by their names, or any optimizer of sharpjax, optax or
-    # optax.contrib that a learning rate is enough to make; NAME_clip clips its gradient,
-    # NAME_clip_update its update. Commas may separate them. Along a trajectory, SGD (the ratios are
-    # to it) and the trajectory's own optimizer are always measured too.
+    # optax.contrib whose only required argument is a learning rate; NAME_clip clips its gradient,
+    # NAME_clip_update its update. Commas may separate them. Along a trajectory, SGD (the reference
+    # for all ratios) and the trajectory's own optimizer are always measured too.
     algorithms: tuple[str, ...] = tuple(paper.ALGORITHMS)
     # Which measured points are measured in float64 too: none, the first that has a landscape on
     # each trajectory, or all.

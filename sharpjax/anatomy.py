@@ -91,8 +91,8 @@ def sharpness_by_rank(
     Raises:
         ValueError: no update; no fraction, or one outside [0, 1]; trees unlike `params`; empty or
             ragged `batches`.
-        TypeError: updates that are no mapping; traced fractions; complex or integer leaves; a loss
-            that is not a real scalar.
+        TypeError: updates that are not a mapping; traced fractions; complex or integer leaves; a
+            loss that is not a real scalar.
 
     Cost: 3 gradients and F sums a micro-batch and update, and 18 reads of `magnitudes` a fraction;
     memory of a Hessian product.
@@ -168,8 +168,8 @@ def block_sharpness(
 
     Raises:
         ValueError: no update; an update unlike `params`; empty or ragged `batches`; unknown groups.
-        TypeError: updates that are no mapping; complex or integer leaves; a loss that is not a real
-            scalar.
+        TypeError: updates that are not a mapping; complex or integer leaves; a loss that is not a
+            real scalar.
 
     Cost: G Hessian products, 1 + 2G gradients a micro-batch and update; memory of one product,
     whatever G is.

@@ -24,7 +24,7 @@ def coord_clip(
     With $n$ coordinates, $r = \lfloor n \cdot \text{fraction} \rfloor$ and $\tau$ the magnitude of
     rank $\min(r, n-1)$, counted from 0 in descending order,
 
-    $$ \hat g_i = \operatorname{sgn}(g_i) \min(|g_i|, \tau), $$
+    $$ ĝ_i = \operatorname{sgn}(g_i) \min(|g_i|, \tau), $$
 
     so that at most $r$ coordinates change. Fraction 0 is the identity; at fraction 1, $\tau$ is the
     smallest magnitude. See `top_fraction_threshold` for exactness, special values and cost.

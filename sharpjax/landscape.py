@@ -146,7 +146,7 @@ def search_along(
         max_evaluations: Of the loss, all in all, at least 1.
 
     Returns:
-        A `LineSearch`. Of a direction that is not finite it has the loss at 0 alone, and status
+        A `LineSearch`. For a direction that is not finite, it has only the loss at 0 and status
         "not finite".
 
     Raises:

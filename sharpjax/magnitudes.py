@@ -66,7 +66,7 @@ def top_share(tree: Any, fraction: float) -> jax.Array:
 
     Raises:
         ValueError: fraction outside [0, 1].
-        TypeError: complex or integer leaves; a fraction that is no number.
+        TypeError: complex or integer leaves; a fraction that is not a number.
 
     Cost: that of `top_fraction_threshold`, and two reads of the tree.
 
@@ -98,7 +98,7 @@ def top_overlap(updates: Mapping[str, Any], fraction: float) -> jax.Array:
 
     Raises:
         ValueError: no updates; updates of different structure or shape; fraction outside [0, 1].
-        TypeError: complex or integer leaves; a fraction that is no number.
+        TypeError: complex or integer leaves; a fraction that is not a number.
 
     Cost: for each update that of `top_fraction_threshold` (and 32 reads more where magnitudes tie
     at the threshold), and for each pair one read of both. No memory beside the updates.

@@ -51,7 +51,7 @@ def sharpness_monitor(
 
     Every step's gradients feed the optimizers (`pseudo_updates`: each keeps its momentum; nothing
     is applied), and every `every`-th step, those that it divides, the slope and sharpness of their
-    updates are measured on `batches` (`measure_directions`).
+    updates are measured on `batches` (`measure_directions`)::
 
         monitor = sharpness_monitor(loss_fn, paper_algorithms(), test_batches, every=100, log=log)
         seen = monitor.init(params)
@@ -87,7 +87,7 @@ def sharpness_monitor(
 
     Raises:
         ValueError: every < 1; no algorithms; an unknown method; empty or ragged `batches`.
-        TypeError: `every` is no integer; an entry of `algorithms` is no gradient transformation.
+        TypeError: `every` is not an integer; an entry of `algorithms` is not a transformation.
 
     Cost: each step, the optimizers' time and memory; each measurement, that of
     `measure_directions` on all of `batches`, and memory for the updates.

@@ -129,7 +129,7 @@ def parse(name: str) -> NameParts:
     if not _rate(factory):
         where = "sharpjax" if module in _OURS else module.__name__
         raise ValueError(
-            f"{where}.{base} is no optimizer that a learning rate is enough to make: "
+            f"{where}.{base} is no optimizer that needs only a learning rate: "
             f"it takes {', '.join(takes)}"
         )
     if saturate and "saturate" not in takes:

@@ -62,7 +62,7 @@ def gradient_noise(
         params: Pytree of real floating-point arrays.
         updates: Name -> update, a pytree like `params`, of any scale.
         batches: Pytree of leaves [micro_batches, micro_batch, …], or a list of equal batches. The
-            second axis gives b; leaves with one axis have no say.
+            second axis gives b; leaves with one axis are ignored.
         args: Extra arguments of the loss: arrays and numbers are traced, all else is static.
         has_aux: The loss returns (scalar, anything); only the scalar counts.
 

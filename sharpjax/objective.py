@@ -30,8 +30,8 @@ def hessian_operator(
 ) -> Callable[[Any], Any]:
     """The product v ↦ Hv with the Hessian of the mean loss over micro-batches.
 
-    H = (1/M)·Σₘ ∇²loss_fn(params, batches[m], *args). The product is linear in v, symmetric, and a
-    pure function: it may be jitted, mapped, or given to a solver such as matfree's or lineax's.
+    H = (1/M)·Σₘ `∇²loss_fn(params, batches[m], *args)`. The product is linear in v, symmetric, and
+    a pure function: it may be jitted, mapped, or given to a solver such as matfree's or lineax's.
     Sharded leaves stay sharded.
 
     Args:

@@ -73,8 +73,8 @@ def loss_plane(
 
     Raises:
         ValueError: a or b unlike `params`, zero, or not finite; a and b parallel, within an angle
-            of 1e-4; points < 2; an extent that is no positive distance or no ascending ends; empty
-            or ragged `batches`.
+            of 1e-4; points < 2; an extent that is neither a positive distance nor ascending ends;
+            empty or ragged `batches`.
         TypeError: complex or integer leaves; a loss that is not a real scalar.
 
     Cost: P² forward passes a micro-batch, one after the other; one copy of the parameters beside

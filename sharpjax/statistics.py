@@ -57,14 +57,14 @@ def rank_correlation(
     |gradient| says nothing of Hᵢᵢ. Two statistics tell the cases apart. With A and B the means of
     the even and of the odd probes,
 
-        control:   with |A − B|/2, which has the noise of (A + B)/2 and no diagonal in it;
-        unbiased:  with A·B, whose mean is Hᵢᵢ², and which is as often negative as positive where
-                   Hᵢᵢ = 0, whatever the noise's size. Noise still pulls it towards zero.
+    - `control` is with |A − B|/2, which has the noise of (A + B)/2 and no diagonal in it;
+    - `unbiased` is with A·B, whose mean is Hᵢᵢ², and which is as often negative as positive where
+      Hᵢᵢ = 0, whatever the noise's size. Noise still pulls it towards zero.
 
     Intervals are Fisher's, in z = artanh ρ: the variance is the delete-a-group jackknife's over 16
     groups of probes plus 1.06/(C − 3) for the choice of coordinates (Fieller, Hartley and Pearson,
-    1957), which takes coordinates as independent. They are for what so many probes show, and no
-    correction for noise is made. `reliability` is the correlation of A with B stepped up to all
+    1957), which takes coordinates as independent. They cover this many probes, without any
+    correction for noise. `reliability` is the correlation of A with B stepped up to all
     probes (Spearman and Brown's 2r/(1 + r)), 0 if negative. NaN where nothing varies.
 
     Args:

@@ -123,8 +123,8 @@ def span_step(
 
     Args:
         model: From `measure_span`.
-        rank_tolerance: Eigenvalues of VᵀV below this share of the largest are no dimension of the
-            span; directions in float32 are parallel to about 10⁻⁶.
+        rank_tolerance: Eigenvalues of VᵀV below this share of the largest do not count as a
+            dimension of the span; directions in float32 are parallel to about 10⁻⁶.
         deviations: How many standard errors λₖ must stand above zero.
 
     Returns:

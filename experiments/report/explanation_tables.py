@@ -132,31 +132,28 @@ def frequency_figure(rows: dict[type, list]) -> Figure:
 
 def preconditioned_figure(rows: dict[type, list]) -> Figure:
     """The density of the preconditioned Hessian's eigenvalues, and the edge of stability."""
-    table = rows[Preconditioned]
-    edge = table[0].edge
-    return plot.spectrum(as_spectrum(table), edge=edge if math.isfinite(edge) else None)
+    edge = rows[Preconditioned][0].edge
+    found = as_spectrum(rows[Preconditioned])
+    return plot.spectrum(found, edge=edge if math.isfinite(edge) else None)
 
 
 def noise_figure(rows: dict[type, list]) -> Figure:
     """Each direction's signal to noise; the noise scale."""
     (whole,) = rows[Noise]
-    fields = ("trace", "squared_norm", "noise_scale")
-    scalars = {f + se: getattr(whole, f + se) for f in fields for se in ("", "_se")}
-    signals = {r.algorithm: r for r in rows[Signal]}
-    names = algorithms.in_order(signals)
+    signals = by_algorithm(rows[Signal])
     ratios = {
-        field: {name: getattr(signals[name], field) for name in names}
+        field: {name: getattr(row, field) for name, (row,) in signals.items()}
         for field in ("signal_to_noise", "signal_to_noise_se")
     }
+    scalars = {f: getattr(whole, f) for f in GradientNoise.__dataclass_fields__ if f not in ratios}
     return plot.noise(GradientNoise(**scalars, **ratios))
 
 
 def dominant_figure(rows: dict[type, list]) -> Figure:
     """The share of each direction in the span of the top eigenvectors, over their number."""
-    cosines = sorted(rows[Cosine], key=lambda r: r.index)
-    names = algorithms.in_order(r.algorithm for r in cosines)
+    cosines = by_algorithm(sorted(rows[Cosine], key=lambda r: r.index))
     return plot.dominant(
-        {n: np.array([r.squared_cosine for r in cosines if r.algorithm == n]) for n in names}
+        {name: np.array([r.squared_cosine for r in mine]) for name, mine in cosines.items()}
     )
 
 

@@ -54,7 +54,7 @@ def frequency_bins(counts: Any, bins: int | Sequence[int]) -> FrequencyBins:
             three, of the 10 most frequent tokens, the next 90, and all others.
 
     Raises:
-        ValueError: If counts are no vector, negative, not finite or all zero; if there are fewer
+        ValueError: If counts are not a vector, negative, not finite or all zero; if there are fewer
             occurring tokens than bins; if ranks do not rise or are not within 1 and V − 1.
 
     >>> bins = frequency_bins([5, 40, 25, 20, 10, 0], 3)

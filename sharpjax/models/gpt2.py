@@ -154,7 +154,7 @@ class GPT2(nn.Module):
     """GPT-2 with its language-model head.
 
     `dtype` is that of the computation (None: that of the parameters); parameters are float32.
-    `remat` makes each block's insides again on the way back.
+    `remat` recomputes each block's insides in the backward pass.
     A batch is a dictionary of integer arrays `[batch, length]`: `input_ids`, and optionally
     `attention_mask` (1: attend) and `position_ids` (without them, 0, 1, … whether padded or not).
     ValueError if the length exceeds the positions.

@@ -56,7 +56,7 @@ def activation(name: str) -> Callable[[jax.Array], jax.Array]:
 def run_block(
     block: nn.Module, *inputs: jax.Array | None, deterministic: bool, remat: bool
 ) -> jax.Array:
-    """What a block makes of its inputs; `remat` makes its insides again on the way back.
+    """A block's outputs; `remat` recomputes its insides in the backward pass.
 
     Reverse mode then keeps the inputs alone, for one more forward pass; `jet` has no rule for it.
     """

@@ -75,10 +75,10 @@ def make_loss(
     chunk below 2²⁵ logits, so small models have one chunk), with equal value and derivatives:
 
     * `remat=False`: the chunks are unrolled. Every transformation runs, `jax.experimental.jet`
-      included. Forward modes hold one chunk, reverse mode keeps all for its way back.
-    * `remat=True`: a scan over the chunks that makes each again on the way back, for one more
-      product with the head. Forward and reverse modes of any order hold one chunk; `jet` has no
-      rule for it.
+      included. Forward modes hold one chunk, reverse mode keeps all for its backward pass.
+    * `remat=True`: a scan over the chunks that recomputes each in the backward pass, for one
+      more product with the head. Forward and reverse modes of any order hold one chunk; `jet` has
+      no rule for it.
 
     Args:
         model: A module of this package, or any with its `features` and `head`.

@@ -223,7 +223,7 @@ class RobertaForMaskedLM(nn.Module):
     """RoBERTa with its masked-language-model head.
 
     `dtype` is that of the computation (None: that of the parameters); parameters are float32.
-    `remat` makes each block's insides again on the way back.
+    `remat` recomputes each block's insides in the backward pass.
     A batch is a dictionary of integer arrays `[batch, length]`: `input_ids`, and optionally
     `attention_mask` (1: attend). Padding may stand on either side. ValueError if the length
     exceeds the positions.

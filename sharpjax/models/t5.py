@@ -209,7 +209,7 @@ class T5(nn.Module):
     """T5 with its language-model head.
 
     `dtype` is that of the computation (None: that of the parameters); parameters are float32.
-    `remat` makes each block's insides again on the way back.
+    `remat` recomputes each block's insides in the backward pass.
     A batch is a dictionary of integer arrays: `input_ids` `[batch, source]`, `attention_mask`
     (1: attend; optional), `decoder_input_ids` `[batch, length]` or, without them, `labels` to be
     shifted right, and optionally `decoder_attention_mask`. Padding may stand on either side.
