@@ -71,7 +71,7 @@ def measurements(name: str, quick: bool) -> dict[str, Cost]:
     operator = sharpjax.hessian_operator(loss_fn, params, batches)
     gradient = jax.jit(lambda p: mean_gradient(loss_fn, p, batches))
     chosen = sample_coordinates(params, size.coordinates, seed=0)
-    lanczos = {"probes": 1, "steps": size.products}
+    lanczos = {"probes": 1, "steps": size.products, "vectors": 2}
 
     @functools.cache
     def preconditioner():
@@ -80,7 +80,7 @@ def measurements(name: str, quick: bool) -> dict[str, Cost]:
 
     @functools.cache
     def vectors():
-        return sharpjax.lanczos_spectrum(*here, batches, key, vectors=2, **lanczos)
+        return sharpjax.lanczos_spectrum(*here, batches, key, **lanczos)
 
     grid = np.linspace(0.0, 1.0, size.losses)
     side = 3
