@@ -197,8 +197,9 @@ def _write_page(run: Run, found: list[claims.Claim], parts: list[Part]) -> Path:
         grids = [p for p in part.pieces if isinstance(p, Table)]
         body = ""
         if part.name == "claims":
-            body = html.claims(grids.pop(0), [tables.numbers_table(claim) for claim in found])
-        body += "".join(html.grid(t, f"{part.name}_{i}") for i, t in enumerate(grids, start=1))
+            body = str(html.claims(grids.pop(0), [tables.numbers_table(claim) for claim in found]))
+        for i, table in enumerate(grids, start=1):
+            body += str(html.grid(table, f"{part.name}_{i}"))
         drawn, data = _figures(part, charts.get(part.name, Charts()))
         sections.append(Section(part.name, part.title, (), drawn, data, body))
     about = html.grid(_facts(run), "provenance")
