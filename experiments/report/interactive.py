@@ -170,7 +170,7 @@ def _sharpness(run: Run, looks: Looks) -> Charts | None:
             "Slope and sharpness are along the unit direction; columns in _se are standard errors "
             "over micro-batches of the test subset.",
             AT,
-            ("batch", "algorithm", *known),
+            (*_KEYS, *known),
             open=True,
         ),
         Table(
@@ -179,15 +179,12 @@ def _sharpness(run: Run, looks: Looks) -> Charts | None:
             "Means over batches and their standard deviations",
             "Without a seed: over all seeds.",
             AT[:2],
-            (*AT[2:], "algorithm", "batches", *(v + e for v in _OVER_EPOCHS for e in ("", "_sd"))),
+            (*AT, "algorithm", "batches", *(v + e for v in _OVER_EPOCHS for e in ("", "_sd"))),
         ),
     ]
     if run[Precision]:
         exact = run.frame(Precision).reset_index(drop=True)
-        shown = tuple(c for c in exact.columns if c not in AT[:2])
-        tables.append(
-            Table("precision", exact, "Precision: float32 beside float64", "", AT[:2], shown)
-        )
+        tables.append(Table("precision", exact, "Precision: float32 beside float64", "", AT[:2]))
     return Charts(tuple(drawn), tuple(tables))
 
 
@@ -219,23 +216,23 @@ def _landscape(run: Run, looks: Looks) -> Charts | None:
     if not len(rows):
         return None
     found = _found(rows, run)
-    data = {
-        "landscape_chart": frames.curves(rows, found, list(AT)),
-        "minima": frames.minima(found, list(AT)),
-    }
+    curves = frames.curves(rows, found, list(AT))
     figure = Figure(
         "landscape",
-        charts.landscape("landscape_chart", "minima", looks, at=AT),
+        charts.landscape("landscape", "minima", looks, at=AT),
         "Test loss along each direction",
-        data,
+        {"landscape": curves, "minima": frames.minima(found, list(AT))},
         "Lines end where the loss is back at its start. A filled mark is the lowest loss found, a "
         "hollow one the minimum of the quadratic model (slope, sharpness), left out where it lies "
         "far below." + said,
         {"x": "log", "y": "linear"},
     )
     table = Table(
-        *("landscape", rows, "Landscape: losses at distances", "", AT),
-        ("batch", "algorithm", "distance", "loss"),
+        "landscape",
+        curves,
+        "Landscape: losses at distances",
+        "Up to where the loss is back at its start; landscape.csv beside this page has all.",
+        AT,
     )
     return Charts((figure,), (table,))
 
@@ -291,6 +288,7 @@ def _histogram(run: Run, looks: Looks) -> Charts | None:
     # The gradient is no algorithm's; records have it beside SGD's update.
     own = rows["algorithm"].where(rows["quantity"] == "update", "")
     outlines = frames.magnitudes(rows.assign(algorithm=own), list(AT))
+    outlines["relative"] = [float(f"{value:.4g}") for value in outlines["relative"]]
     if not len(outlines):
         return None
     gradient = bool((outlines["algorithm"] == "").any())
@@ -309,7 +307,7 @@ def _histogram(run: Run, looks: Looks) -> Charts | None:
         "Without an algorithm: the training gradient. Without a count: no coordinate lies between "
         "the neighbouring bins.",
         AT,
-        ("algorithm", "lower", "upper", "count"),
+        (*AT, "algorithm", "lower", "upper", "count"),
     )
     return Charts((figure,), (table,))
 
