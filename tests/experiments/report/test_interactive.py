@@ -71,8 +71,8 @@ def test_choices_legend_and_numbers(study, probe_page):
         await choose("epoch", "5");
         await choose("seed", "1");
         found.sharpness = cells("directions", "sharpness");
-        const path = () => document.querySelector(
-          '[data-figure="ratio"] .mark-line path').getAttribute("d");
+        const path = () => [...document.querySelectorAll(
+          '[data-figure="ratio"] .mark-line path')].map((one) => one.getAttribute("d")).join();
         const pooled = path();
         const hollow = marks("ratio", "symbol");
         document.querySelector('[data-switch="reference"]').click();
