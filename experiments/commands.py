@@ -208,7 +208,7 @@ def make_plan(
 
 
 def make_report(directory: tyro.conf.Positional[APath]) -> Command:
-    """Tables, figures, claims and page.html from a run's records, finished or not.
+    """Tables, figures, claims and report.html from a run's records, finished or not.
 
     Args:
       directory: The directory of the run.

@@ -6,6 +6,8 @@ from pathlib import Path
 import jax
 import pytest
 
+from tests.browser import browse, probe_page  # noqa: F401
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 

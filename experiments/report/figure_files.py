@@ -30,7 +30,8 @@ def write(directory: Path | str, name: str, draw: Callable[[], Figure]) -> tuple
     folder.mkdir(exist_ok=True)
     svg, png = folder / f"{name}.svg", folder / f"{name}.png"
     figure = draw()
-    with matplotlib.rc_context({"svg.hashsalt": "sharpjax", "svg.fonttype": "path"}):
+    # Identifiers of its own, since a page holds several; text stays text, which is half as long.
+    with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
         figure.savefig(svg, metadata={"Date": None, "Creator": None})
     figure.set_layout_engine("none")  # Laid out already, and that takes half the time.
     pixels = io.BytesIO()

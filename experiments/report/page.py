@@ -1,26 +1,46 @@
 """The report of a run, made of its records alone: report.html, report.md and the terminal's."""
 
-import base64
-import html
+import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
+import jinja2
 from rich.console import Console
 from rich.markdown import Markdown
 
 from experiments import paper, records
-from experiments.report import anatomy_tables, claims, explanation_tables, facts, figures, tables
+from experiments.report import (
+    anatomy_tables,
+    claims,
+    explanation_tables,
+    facts,
+    figures,
+    interactive,
+    tables,
+)
 from experiments.report import table as made
 from experiments.report.anatomy_figures import draw
 from experiments.report.figure_files import Drawn
+from experiments.report.interactive import Charts
 from experiments.report.recorded import Run
 from experiments.report.table import Table
 from experiments.rows import Tuning
+from sharpjax.report import Figure, Section, write_page
 
-_CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
-_WORDS = {">✓<": ">✓ held<", ">✗<": ">✗ not held<"}
-Piece = str | Table | Drawn  # A string is Markdown.
+_HERE = Path(__file__).parent
+Piece = str | Table | Drawn  # A string is a paragraph.
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A part of the report: what Markdown has in its order."""
+
+    name: str
+    """The anchor of its heading."""
+    title: str
+    pieces: list[Piece]
 
 
 def write_report(run: Run, console: Console | None = None) -> Path:
@@ -32,17 +52,9 @@ def write_report(run: Run, console: Console | None = None) -> Path:
     """
     found = claims.evaluate(run.rows)
     records.write_json(run.directory / "claims.json", claims.to_json(found))
-    title, *pieces = sections(run, found)
-    path = run.directory / "report.html"
-    body = "\n".join(map(_as_html, (title, *pieces)))
-    records.write_atomically(
-        path,
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title[2:])}</title>\n<style>\n{_CSS}</style>\n</head>\n<body>\n"
-        f"{body}\n</body>\n</html>\n",
-    )
-    records.write_atomically(run.directory / "report.md", _join(title, *pieces))
+    parts = [*_parts(run, found)]
+    path = _write_page(run, found, parts)
+    records.write_atomically(run.directory / "report.md", _markdown(run, found, parts))
     if console:
         short = [tables.short_ratio_table(run, column) for column in run.columns()]
         for table in (*short, tables.claim_table(found, run)):
@@ -53,64 +65,75 @@ def write_report(run: Run, console: Console | None = None) -> Path:
 
 def as_markdown(run: Run) -> str:
     """The report's Markdown."""
-    return _join(*sections(run, claims.evaluate(run.rows)))
+    found = claims.evaluate(run.rows)
+    return _markdown(run, found, _parts(run, found))
 
 
-def sections(run: Run, found: list[claims.Claim]) -> list[Piece]:
-    """What the report says, in its order."""
+def _title(run: Run) -> str:
     preset = run.config.get("preset")
-    title = "# Directional sharpness" + (f": the {preset} study" if preset else "")
-    return [title, *filter(None, _sections(run, found))]
+    return "Directional sharpness" + (f": the {preset} study" if preset else "")
 
 
-def _sections(run: Run, found: list[claims.Claim]) -> Iterator[Piece | None]:
-    """All but the title; None for what is not recorded."""
-    drawn = figures.draw_all(run)
-
-    def pictures(prefix: str) -> list[Drawn]:
-        return [d for d in drawn if d.name.startswith(prefix)]
-
-    yield (
+def _introduction(run: Run) -> str:
+    return (
         "How steep, how sharp and how far down the loss goes along the directions of "
         f"{paper.seven(run.measured)}optimizers at the same points, after “Toward Understanding "
         "Why Adam Converges Faster Than SGD for Transformers” (OPT 2022)."
     )
-    yield f"> {tables.verdict(found, run)}"
-    yield Table("", ("", "recorded"), facts.facts(run))
-    yield "## The paper’s claims"
-    yield tables.claim_table(found, run)
-    remarks = tables.remark_table(found)
-    yield remarks if remarks.rows or remarks.caption else None
+
+
+def _parts(run: Run, found: list[claims.Claim]) -> Iterator[Part]:
+    """What the report says after its introduction; a part of what is not recorded is left out."""
+    drawn = figures.draw_all(run)
+
+    def part(name: str, title: str, *pieces: Piece | None) -> Part:
+        return Part(name, title, [p for p in pieces if p is not None])
+
+    def pictures(prefix: str) -> list[Drawn]:
+        return [d for d in drawn if d.name.startswith(prefix)]
+
+    remarks, cells = tables.remark_table(found), tables.cell_table(found)
+    yield part(
+        "claims",
+        "The paper’s claims",
+        tables.claim_table(found, run),
+        remarks if remarks.rows or remarks.caption else None,
+        cells if run.columns() and cells.rows else None,
+    )
     if run.columns():
-        cells = tables.cell_table(found)
-        yield cells if cells.rows else None
-        yield "## Directional sharpness"
-        yield from (tables.ratio_table(run, column) for column in run.columns())
-        yield from pictures("sharpness")
-        yield tables.sharpness_table(run)
+        yield part(
+            "sharpness",
+            "Directional sharpness",
+            *(tables.ratio_table(run, column) for column in run.columns()),
+            *pictures("sharpness"),
+            tables.sharpness_table(run),
+        )
     if landscapes := pictures("landscape"):
-        yield "## The loss along each direction"
-        yield from landscapes
-        yield tables.critical_table(run)
-    if run.columns():
-        yield "## Where the size of an update lies"
-        yield from pictures("histogram")
-        yield tables.share_table(run)
-        yield tables.overlap_table(run)
+        title = "The loss along each direction"
+        yield part("landscape", title, *landscapes, tables.critical_table(run))
+    if run.columns() or pictures("histogram"):
+        yield part(
+            "histogram",
+            "Where the size of an update lies",
+            *pictures("histogram"),
+            tables.share_table(run) if run.columns() else None,
+            tables.overlap_table(run) if run.columns() else None,
+        )
     tuned = {row.task for row in run[Tuning]}
-    if run.convergence_tasks() or tuned:
-        yield "## Convergence"
-    if run.convergence_tasks():
-        yield from pictures("convergence")
-        yield tables.final_table(run)
-        yield tables.rate_table(run)
-    yield from (tables.tuning_table(run, task) for task in paper.TASKS if task in tuned)
+    trained = bool(run.convergence_tasks())
+    if trained or tuned:
+        yield part(
+            "convergence",
+            "Convergence",
+            *pictures("convergence"),
+            tables.final_table(run) if trained else None,
+            tables.rate_table(run) if trained else None,
+            *(tables.tuning_table(run, task) for task in paper.TASKS if task in tuned),
+        )
     for point, rows in run.points.items():
-        yield from _anatomy(run.directory, point, rows)
-    if run.config:
-        yield "## Configuration"
-        text = json.dumps(facts.public(run.config), indent=2, ensure_ascii=False)
-        yield f"```json\n{text}\n```"
+        pieces = [*filter(None, _anatomy(run.directory, point, rows))]
+        where = f"{paper.column_name(point[:2])}, epoch {point[3]}, batch {point[4]}"
+        yield Part(interactive.name_of(point), f"Anatomy of sharpness: {where}", pieces)
 
 
 _ANATOMY: tuple[tuple[Callable[[dict], Table | None], str], ...] = (
@@ -127,14 +150,21 @@ _ANATOMY: tuple[tuple[Callable[[dict], Table | None], str], ...] = (
 
 def _anatomy(directory: Path, point: tuple, rows: dict[type, list]) -> Iterator[Piece | None]:
     drawn = draw(directory, point, rows)
-    where = f"{paper.column_name(point[:2])}, epoch {point[3]}, batch {point[4]}"
-    yield f"## Anatomy of sharpness: {where}"
     for table, names in _ANATOMY:
         yield table(rows)
         yield from (drawn.get(f"anatomy_{name}") for name in names.split())
 
 
-def _join(*pieces: Piece) -> str:
+# --- Markdown -------------------------------------------------------------------------------------
+
+
+def _markdown(run: Run, found: list[claims.Claim], parts: Iterable[Part]) -> str:
+    pieces: list[Piece] = [f"# {_title(run)}", _introduction(run)]
+    pieces += [f"> {tables.verdict(found, run)}", _facts(run)]
+    for part in parts:
+        pieces += [f"## {part.title}", *part.pieces]
+    if run.config:
+        pieces += ["## Configuration", f"```json\n{_configuration(run)}\n```"]
     return "\n\n".join(map(_as_markdown, pieces)) + "\n"
 
 
@@ -147,20 +177,70 @@ def _as_markdown(piece: Piece) -> str:
     return piece
 
 
-def _as_html(piece: Piece) -> str:
-    if isinstance(piece, str):
-        return made.html(piece)
-    caption = f'<p class="caption">{html.escape(piece.caption)}</p>' if piece.caption else ""
-    title = f"<h3>{html.escape(piece.title)}</h3>" if piece.title else ""
-    if isinstance(piece, Drawn):
-        data = base64.b64encode(piece.svg.read_bytes()).decode("ascii")
-        said = html.escape(f"{piece.title}. {piece.caption}")
-        small = ' class="small"' if piece.name.startswith("convergence") else ""
-        return (
-            f'<figure>{title}<div class="scroll"><img{small} alt="{said}" '
-            f'src="data:image/svg+xml;base64,{data}"></div>{caption}</figure>'
-        )
-    text = made.html(made.grid(piece)).replace("\u00a0", " ")
-    for mark, words in _WORDS.items():
-        text = text.replace(mark, words)
-    return f'{title}\n<div class="scroll">{text}</div>{caption}'
+def _facts(run: Run) -> Table:
+    return Table("", ("", "recorded"), facts.facts(run))
+
+
+def _configuration(run: Run) -> str:
+    return json.dumps(facts.public(run.config), indent=2, ensure_ascii=False)
+
+
+# --- The page -------------------------------------------------------------------------------------
+
+
+def _write_page(run: Run, found: list[claims.Claim], parts: list[Part]) -> Path:
+    html, looks = _template(), interactive.looks_of(run)
+    charts = interactive.of_run(run, looks)
+    summary = html.verdict(tables.verdict(found, run))
+    sections = [Section("summary", "Summary", (_introduction(run),), html=summary)]
+    for part in parts:
+        grids = [p for p in part.pieces if isinstance(p, Table)]
+        body = ""
+        if part.name == "claims":
+            body = str(html.claims(grids.pop(0), [tables.numbers_table(claim) for claim in found]))
+        for i, table in enumerate(grids, start=1):
+            body += str(html.grid(table, f"{part.name}_{i}"))
+        drawn, data = _figures(part, charts.get(part.name, Charts()))
+        sections.append(Section(part.name, part.title, (), drawn, data, body))
+    about = html.grid(_facts(run), "provenance")
+    if run.config:
+        about += html.code(_configuration(run))
+    sections.append(Section("provenance", "Provenance and configuration", html=about))
+    points = interactive.points(run)
+    return write_page(
+        sections,
+        run.directory / "report.html",
+        _title(run),
+        looks=looks,
+        points=points,
+        start=interactive.start(points),
+        labels=paper.TASKS | paper.TRAJECTORIES,
+        facts=[f"{name}: {said}" for name, said in facts.facts(run) if name in _SHORT],
+        style=(_HERE / "page.css").read_text(encoding="utf-8"),
+    )
+
+
+_SHORT = ("Preset", "Progress", "Seed", "Seeds")
+
+
+def _figures(part: Part, charts: Charts) -> tuple[tuple[Figure, ...], tuple[Any, ...]]:
+    """The charts of a part, with the drawings of the same; other drawings stay as they are."""
+    drawn = {p.name: p for p in part.pieces if isinstance(p, Drawn)}
+    made = []
+    for figure in charts.figures:
+        prefix = "sharpness_ratios" if figure.name == "ratio" else figure.name
+        stand = [drawn.pop(name) for name in [*drawn] if name.startswith(prefix)]
+        static = {one.title: one.svg.read_text(encoding="utf-8") for one in stand}
+        made.append(dataclasses.replace(figure, static=static or None))
+    for one in drawn.values():
+        text = one.svg.read_text(encoding="utf-8")
+        made.append(Figure(one.name, None, one.title, caption=one.caption, static=text))
+    return tuple(made), charts.tables
+
+
+def _template() -> Any:
+    """The macros of page.html."""
+    settings: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
+    loader = jinja2.FileSystemLoader(_HERE)
+    environment = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, **settings)
+    return environment.get_template("page.html").module

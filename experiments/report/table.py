@@ -1,16 +1,12 @@
-"""A table of words and numbers, and its Markdown, of which HTML and the terminal's are made."""
+"""A table of words and numbers, and its Markdown, of which the terminal's is made."""
 
 import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Protocol
 
-from markdown_it import MarkdownIt
-
 _LONG, _LONG_NAME = 25, 56  # Letters from which a cell is words, and a name may break.
 _MARKS = {"held": "✓", "not held": "✗", "in part": "◐ in part"}
-_CLASSES = {"✓": "held", "✗": "not", "◐ in part": "part"}
-_MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +17,11 @@ class Table:
     header: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
     caption: str = ""
+
+    @property
+    def numbers(self) -> list[bool]:
+        """Whether each column is of numbers, or of words as short."""
+        return [all(len(row[i]) < _LONG for row in self.rows) for i in range(len(self.header))]
 
 
 def markdown(table: Table) -> str:
@@ -39,33 +40,8 @@ def grid(table: Table) -> str:
         name = row[0].replace(" ", "\u00a0") if len(row[0]) < _LONG_NAME else row[0]
         return line((name, *(_MARKS.get(text, text) for text in row[1:])))
 
-    numbers = [all(len(row[i]) < _LONG for row in table.rows) for i in range(len(table.header))]
-    rule = "".join("---:|" if right else "---|" for right in numbers[1:])
+    rule = "".join("---:|" if right else "---|" for right in table.numbers[1:])
     return "\n".join([line(table.header), f"|---|{rule}", *map(body, table.rows)])
-
-
-def html(text: str) -> str:
-    """Markdown as HTML; a table's names head its rows, and its verdicts and the paper's show."""
-    tokens = _MARKDOWN.parse(text)
-    column, papers = 0, set()
-    for start, content, end in zip(tokens, tokens[1:], tokens[2:], strict=False):
-        if start.type == "thead_open":
-            papers = set()
-        if start.type == "tr_open":
-            column = -1
-        if start.type not in ("th_open", "td_open"):
-            continue
-        column += 1
-        if start.type == "th_open":
-            start.attrSet("scope", "col")
-            if content.content.startswith("paper"):
-                papers.add(column)
-        elif column == 0:
-            start.tag = end.tag = "th"
-            start.attrSet("scope", "row")
-        if kind := _CLASSES.get(content.content, "paper" if column in papers else ""):
-            start.attrSet("class", kind)
-    return _MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {})
 
 
 def cell(table: Table, row: str, *columns: str) -> str:

@@ -277,6 +277,35 @@ def claim_table(found: list[claims.Claim], run: Run) -> Table:
     return Table("Held or not, and how often", ("", "verdict", "ours", "paper"), rows, caption)
 
 
+def numbers_table(claim: claims.Claim) -> Table:
+    """The numbers that a claim compares, a row a cell, the paper's beside where it prints some."""
+    names = [*dict.fromkeys(name for detail in claim.details for name in detail.ours)]
+    printed = any(detail.paper for detail in claim.details)
+    rows = []
+    for detail in claim.details:
+        numbers = []
+        for name in names:
+            numbers.append(number(detail.ours[name]))
+            if printed:
+                numbers.append(number(detail.paper[name]) if name in detail.paper else "–")
+        held = "held" if detail.held else "not held"
+        rows.append((_where(detail.cell), held, *numbers, detail.note or "–"))
+    header = [said for n in names for said in (label(n), *["paper"] * printed)]
+    if all(row[-1] == "–" for row in rows):
+        rows = [row[:-1] for row in rows]
+    else:
+        header.append("note")
+    what = {"final_loss": "final training loss", "decrease": "best decrease"}
+    title = f"Mean {what.get(claim.quantity, claim.quantity)} of each cell"
+    return Table(title, ("", "verdict", *header), rows)
+
+
+def _where(cell: dict[str, Any]) -> str:
+    if "epoch" not in cell:
+        return paper.TASKS.get(cell["task"], cell["task"])
+    return f"{paper.column_name((cell['task'], cell['trajectory']))}, epoch {cell['epoch']}"
+
+
 def cell_table(found: list[claims.Claim]) -> Table:
     """One row a cell, one column an ordering; how many held, along and across."""
     counted = [c for c in found if c.is_ordering]
@@ -305,11 +334,7 @@ def remark_table(found: list[claims.Claim]) -> Table:
     rows, notes = [], {}
     for claim in found:
         for detail in claim.details:
-            cell = detail.cell
-            where = paper.TASKS.get(cell["task"], cell["task"])
-            if "epoch" in cell:
-                column = (cell["task"], cell["trajectory"])
-                where = f"{paper.column_name(column)}, epoch {cell['epoch']}"
+            where = _where(detail.cell)
             for note in filter(None, detail.note.split("; ")):
                 notes[f"{where}: {note}."] = None
             for low, high in detail.broken:

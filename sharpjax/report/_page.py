@@ -5,6 +5,7 @@ import io
 import json
 import math
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -56,9 +57,9 @@ class Figure:
     chart: Any
     """An Altair chart (or a Vega-Lite specification) over named tables. It may use the parameters
     that the page gives to each chart: `labels`, `hidden`, `choose_<column>`, `log_x`, `log_y`,
-    `legend_columns`."""
+    `legend_columns`. None where there is only a static figure, which is then always shown."""
     title: str
-    data: Mapping[str, Any]
+    data: Mapping[str, Any] = field(default_factory=dict)
     """Table name -> DataFrame, of the tables that the chart names."""
     caption: str = ""
     scales: Mapping[str, str] = field(default_factory=dict)
@@ -66,7 +67,9 @@ class Figure:
     switches: Mapping[str, str] = field(default_factory=dict)
     """Parameter -> what its button says: true or false, in the charts of the whole page."""
     static: Any = None
-    """A matplotlib figure of the same; None where a static figure beside it shows it."""
+    """The same without JavaScript: a matplotlib figure, the text of an SVG file, or title -> either
+    where it takes several. None where a static figure beside it shows it. The identifiers in an
+    SVG text must be its own on the page."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,9 @@ class Section:
     figures: tuple[Figure, ...] = ()
     tables: tuple[Table, ...] = ()
     html: str = ""
-    """More, as HTML that the caller has made safe."""
+    """More, as HTML that the caller has made safe, before the figures. An element with
+    `data-csv="name"` that holds a table and an element of class `tools` gets a button there, which
+    downloads the table as name.csv."""
 
 
 def write_page(
@@ -91,7 +96,10 @@ def write_page(
     *,
     looks: Looks,
     points: Any = None,
+    start: Sequence[Any] | None = None,
+    labels: Mapping[str, str] | None = None,
     facts: Sequence[str] = (),
+    style: str = "",
 ) -> Path:
     """Writes sections as one HTML file that needs nothing else, whole or not at all.
 
@@ -101,31 +109,38 @@ def write_page(
         title: Of the page.
         looks: The optimizers, as the charts draw them.
         points: A DataFrame whose columns are what the reader chooses, such as task, trajectory,
-            epoch, seed, and whose rows are the combinations that there are; the last is chosen
-            first. None leaves no choice.
+            epoch, seed, and whose rows are the combinations that there are. None leaves no choice.
+        start: The row of `points` that is chosen first; the last by default.
+        labels: What the choices say for values that are strings and no optimizers' names.
         facts: Short statements under the title: what was measured, and how.
+        style: More rules for the stylesheet, for the sections' own HTML.
 
     Returns:
         The path.
 
     Raises:
         OSError: the file cannot be written; the message says why.
-        ValueError: two tables, figures or sections of one name, or an axis that is not "log" or
-            "linear".
+        ValueError: two tables, figures or sections of one name, an axis that is not "log" or
+            "linear", a figure with neither chart nor static figure, or a start that is no point.
     """
     path = checked(path)
     _check(sections)
     points = pandas.DataFrame() if points is None else points.drop_duplicates()
     tables = [table for section in sections for table in section.tables]
     figures = [figure for section in sections for figure in section.figures]
+    rows = [[_plain(v) for v in row] for row in points.itertuples(index=False)]
+    first = [_plain(v) for v in start] if start is not None else (rows or [[]])[-1]
+    if rows and first not in rows:
+        raise ValueError(f"start must be a row of points, got {start!r}")
     state = {
         "optimizers": [
             {"name": name, "label": looks.labels[name], "colour": looks.style.colour(name)}
             for name in looks.order
         ],
-        "labels": looks.labels | {"": "Gradient"},
+        "labels": {**(labels or {}), **looks.labels, "": "Gradient"},
         "choices": [str(column) for column in points.columns],
-        "points": [[_plain(v) for v in row] for row in points.itertuples(index=False)],
+        "points": rows,
+        "start": first,
         "data": {name: _columns(frame) for name, frame in _named(sections).items()},
         "tables": {t.name: {"columns": [*map(str, t.shown)], "at": t.at} for t in tables},
         "figures": {
@@ -135,17 +150,19 @@ def write_page(
                 "switches": dict(f.switches),
             }
             for f in figures
+            if f.chart is not None
         },
     }
     page = _template().render(
         title=title,
         facts=facts,
         sections=sections,
-        svg={f.name: _svg(f.static, f.name) for f in figures if f.static is not None},
+        svg={f.name: _statics(f) for f in figures},
         rows={t.name: _static_rows(t.shown) for t in tables},
         state=_json(state),
         programs=_programs(),
-        **{name: _file(f"{name}.{kind}") for name, kind in (("style", "css"), ("script", "js"))},
+        style=_file("style.css") + style,
+        script=_file("script.js"),
     )
     write_text(path, page)
     return path
@@ -173,6 +190,8 @@ def _check(sections: Sequence[Section]) -> None:
         for axis, kind in figure.scales.items():
             if axis not in ("x", "y") or kind not in ("log", "linear"):
                 raise ValueError(f"scales must be x, y -> log, linear, got {figure.scales!r}")
+        if figure.chart is None and figure.static is None:
+            raise ValueError(f"figure {figure.name!r} has neither a chart nor a static figure")
 
 
 def _named(sections: Sequence[Section]) -> dict[str, Any]:
@@ -218,16 +237,60 @@ def _spec(chart: Any) -> dict[str, Any]:
     return {k: v for k, v in spec.items() if k not in ("config", "$schema")}
 
 
+def _statics(figure: Figure) -> dict[str, str]:
+    """Title -> <svg> element of what stands for a chart; the title of a single one is empty."""
+    if figure.static is None:
+        return {}
+    several = figure.static if isinstance(figure.static, Mapping) else {"": figure.static}
+    return {
+        title: compact(one) if isinstance(one, str) else _svg(one, f"{figure.name}{i or ''}")
+        for i, (title, one) in enumerate(several.items())
+    }
+
+
 def _svg(figure: Any, name: str) -> str:
     """A matplotlib figure as an <svg> element whose identifiers are its own."""
     text = io.StringIO()
     # Text stays text, which is smaller and can be read aloud; the same file each time.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(text, format="svg", transparent=False, metadata={"Date": None})
-    drawn = text.getvalue()
-    # Hundredths of a point are enough, and half as long.
-    shorter = lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0])  # noqa: E731
-    return re.sub(r' d="[^"]*"', shorter, drawn[drawn.index("<svg") :])
+    return compact(text.getvalue())
+
+
+def compact(drawn: str) -> str:
+    """The <svg> element of matplotlib's SVG file, in a third of its length, looking the same.
+
+    Equal styles become a class; hundredths of a point are enough; the names of groups, which are
+    the same in each figure, go. A class is named after its style, so that figures may share it.
+    """
+    drawn = re.sub(r"<metadata>.*?</metadata>\n?", "", drawn[drawn.index("<svg") :], flags=re.S)
+    # The rule is for all elements, which on a page are not the figure's alone.
+    drawn, every = re.subn(r"<defs>\s*<style[^>]*>\*\{([^}]*)\}</style>\s*</defs>", "", drawn)
+    if every:
+        drawn = drawn.replace("<svg ", '<svg style="stroke-linejoin:round;stroke-linecap:butt" ', 1)
+    drawn = re.sub(r'(<g) id="\w+_\d+"', r"\1", drawn)
+    drawn = drawn.replace(' transform="rotate(-0 ', ' transform="rotate(0 ')
+    drawn = re.sub(r' transform="rotate\(0 [^"]*"', "", drawn)
+    drawn = re.sub(r"(font-family: |px )'DejaVu Sans'[^;]*", r"\1'DejaVu Sans', sans-serif", drawn)
+
+    def shorter(found: re.Match[str]) -> str:
+        text = re.sub(r"(\.\d\d)\d+", r"\1", found[0])
+        return re.sub(r"\s*([MLCQz])\s*", r"\1", text) if text.startswith(" d=") else text
+
+    drawn = re.sub(r' (?:d|x|y|transform|width|height)="[^"]*"', shorter, drawn)
+    rules: dict[str, str] = {}
+
+    def named(found: re.Match[str]) -> str:
+        style = re.sub(r"([:;,]) ", r"\1", found[1])
+        if drawn.count(found[0]) == 1:
+            return f' style="{style}"'
+        rules[style] = f"m{zlib.crc32(style.encode()):08x}"
+        return f' class="{rules[style]}"'
+
+    head, end, body = drawn.partition(">")
+    body = re.sub(r' style="([^"]*)"', named, body)
+    style = "".join(f".{name}{{{rule}}}" for rule, name in rules.items())
+    return re.sub(r"\n\s*", "\n", f"{head}{end}<style>{style}</style>{body}")
 
 
 def _static_rows(frame: Any) -> list[list[str]]:

@@ -27,24 +27,29 @@ def over_steps(
     x: str = "step",
     at: Sequence[str] = (),
     levels: Sequence[float] = (),
-    error: bool = True,
+    error: bool | str = True,
     reference: str = "",
+    where: str = "",
 ) -> alt.LayerChart:
     """A value of each optimizer over the measured steps, with bars of one standard error.
 
     Args:
         table: The table "directions" with errors, whose columns are `<value>`, `<value>_low`, ….
+            `x` may be another column of it.
         looks: Of the page's optimizers.
         value: A column.
         said: What the axis is called.
         x: The column of the horizontal axis, one of the page's choices: the chosen one is marked.
         at: The other choices.
         levels: Where grey lines are drawn.
-        error: Whether the table has the value's errors.
+        error: Whether the table has the value's errors; "sd" if `<value>_sd` is a standard
+            deviation, and the bars are of its length.
         reference: A table with the same columns, drawn hollow beside: published values, say. The
             figure's switch `reference` hides it.
+        where: A Vega expression of what else a row of the table must fulfil.
     """
     base = _shown(alt.Chart(alt.NamedData(table)), at).transform_filter(f"isNumber(datum.{value})")
+    base = base.transform_filter(where) if where else base
     inside = base.transform_filter(f"!log_y || datum.{value} > 0")
     across = alt.X(
         f"{x}:Q",
@@ -62,7 +67,7 @@ def over_steps(
         inside.mark_line(strokeWidth=1.6).encode(across, up, looks.colour(), looks.dash())
     )
     if error:
-        hover.append(_number(f"{value}_se"))
+        hover.append(_number(f"{value}_{'se' if error is True else error}"))
         ends = alt.Y(f"{value}_low:Q", title=said), alt.Y2(f"{value}_high:Q")
         layers.append(inside.mark_rule(strokeWidth=1.2).encode(across, *ends, looks.colour()))
     dots = inside.mark_point(filled=True, size=_POINT, opacity=1)
@@ -76,7 +81,9 @@ def over_steps(
         beside = _shown(alt.Chart(alt.NamedData(reference)), at)
         beside = beside.transform_filter(f"reference && (!log_y || datum.{value} > 0)")
         dots = beside.mark_point(size=1.6 * _POINT, opacity=1, strokeWidth=1.3, xOffset=5)
-        layers.append(dots.encode(across, up, looks.colour(), tooltip=hover[:3]))
+        printed = alt.Tooltip(f"{value}:Q", title=f"published {value}", format=".4~g")
+        hover = [*_WHO, alt.Tooltip(f"{x}:Q"), printed]
+        layers.append(dots.encode(across, up, looks.colour(), tooltip=hover))
     return _layered(layers, looks)
 
 
@@ -186,6 +193,34 @@ def pairs(
     return chart.properties(width="container", height=26 * len(looks.order))
 
 
+def parts(table: str, looks: Looks, value: str, said: str, order: Sequence[str]) -> alt.LayerChart:
+    """A value of each part of the loss, a line an optimizer, with bars of one standard error.
+
+    Args:
+        table: With columns algorithm, part and `<value>`, `<value>_se`, `<value>_low`,
+            `<value>_high`.
+        looks: Of the page's optimizers.
+        value: A column.
+        said: What the axis is called.
+        order: The parts, as they stand from left to right.
+    """
+    base = _shown(alt.Chart(alt.NamedData(table)), ()).transform_filter(f"isNumber(datum.{value})")
+    across = alt.X("part:O", sort=[*order], title=None, axis=alt.Axis(labelAngle=-30))
+    up = alt.Y(f"{value}:Q", title=said)
+    ends = alt.Y(f"{value}_low:Q", title=said), alt.Y2(f"{value}_high:Q")
+    hover = [*_WHO, alt.Tooltip("part:N"), _number(value), _number(f"{value}_se")]
+    dots = base.mark_point(filled=True, size=_POINT, opacity=1)
+    return _layered(
+        [
+            _rule(0.0),
+            base.mark_line(strokeWidth=1.5).encode(across, up, looks.colour(), looks.dash()),
+            base.mark_rule(strokeWidth=1.2).encode(across, *ends, looks.colour()),
+            dots.encode(across, up, looks.colour(), *looks.shape(), tooltip=hover),
+        ],
+        looks,
+    )
+
+
 def atlas(
     table: str, frame: Any, looks: Looks, *, x: str = "step", at: Sequence[str] = ()
 ) -> alt.LayerChart:
@@ -261,7 +296,8 @@ def _layered(layers: list[Any], looks: Looks, height: int = _HEIGHT) -> Any:
 
 
 def _number(column: str, form: str = ".4") -> alt.Tooltip:
-    said = f"± (standard error of {column[:-3]})" if column.endswith("_se") else column
+    kind = {"_se": "error", "_sd": "deviation"}.get(column[-3:])
+    said = f"± (standard {kind} of {column[:-3]})" if kind else column
     return alt.Tooltip(f"{column}:Q", title=said.replace("_", " "), format=f"{form}~g")
 
 

@@ -173,7 +173,7 @@
       if (Object.values(state.labels).includes(item.datum.value)) toggle(item.datum.value);
       return;
     }
-    const values = state.choices.filter((key) => item.datum[key] !== undefined);
+    const values = state.choices.filter((key) => item.datum[key] != null);
     const at = { ...chosen, ...Object.fromEntries(values.map((key) => [key, item.datum[key]])) };
     if (state.points.some((row) => state.choices.every((key, i) => row[i] === at[key]))) {
       Object.assign(chosen, at);
@@ -251,34 +251,37 @@
     group.hidden = !state.optimizers.length;
   };
 
+  const button = (where, text, title, act) => {
+    const made = where.appendChild(make("button", { type: "button", title }, text));
+    made.addEventListener("click", act);
+  };
+
   const tools = () => {
     for (const figure of all("figure[data-figure]")) {
       const name = figure.dataset.figure;
       const bar = figure.querySelector(".tools");
       const { scales } = state.figures[name];
       for (const [key, text] of Object.entries(state.figures[name].switches)) {
-        const button = bar.appendChild(make("button", { type: "button", "data-switch": key,
+        const turn = bar.appendChild(make("button", { type: "button", "data-switch": key,
           "aria-pressed": "true" }, text));
         switches[key] = true;
-        button.addEventListener("click", () => {
+        turn.addEventListener("click", () => {
           switches[key] = !switches[key];
           update();
         });
       }
       for (const axis of Object.keys(scales)) {
-        const button = bar.appendChild(make("button", { type: "button", "data-axis": axis }));
-        const say = () => { button.textContent = `${axis}: ${scales[axis]}`; };
-        button.title = "Switch between a linear and a logarithmic axis";
-        button.addEventListener("click", async () => {
+        const turn = bar.appendChild(make("button", { type: "button", "data-axis": axis }));
+        const say = () => { turn.textContent = `${axis}: ${scales[axis]}`; };
+        turn.title = "Switch between a linear and a logarithmic axis";
+        turn.addEventListener("click", async () => {
           scales[axis] = scales[axis] === "log" ? "linear" : "log";
           say();
           await draw(figure);
         });
         say();
       }
-      const svg = bar.appendChild(make("button", { type: "button" }, "SVG"));
-      svg.title = "Download the figure as it is now";
-      svg.addEventListener("click", async () => {
+      button(bar, "SVG", "Download the figure as it is now", async () => {
         // With the page's background, on which its text can be read.
         const view = views.get(name).background(colour("--paper"));
         const text = await view.toSVG();
@@ -288,11 +291,21 @@
     }
     for (const details of all("details[data-table]")) {
       const name = details.dataset.table;
-      const button = make("button", { type: "button" }, "CSV");
-      button.title = "Download the whole table";
-      button.addEventListener("click", () => download(`${name}.csv`, "text/csv", csv(name)));
-      details.querySelector(".tools").append(button);
+      button(details.querySelector(".tools"), "CSV", "Download the whole table",
+        () => download(`${name}.csv`, "text/csv", csv(name)));
       details.addEventListener("toggle", () => details.open && fill(details));
+    }
+    for (const figure of all("figure[data-static]")) {
+      button(figure.querySelector(".tools"), "SVG", "Download the figure", () =>
+        download(`${figure.dataset.static}.svg`, "image/svg+xml",
+          new XMLSerializer().serializeToString(figure.querySelector("svg"))));
+    }
+    for (const block of all("[data-csv]")) {
+      button(block.querySelector(".tools"), "CSV", "Download the table", () => {
+        const lines = all("tr", block).map((row) =>
+          [...row.children].map((cell) => quoted(cell.textContent.trim())).join(","));
+        download(`${block.dataset.csv}.csv`, "text/csv", lines.join("\r\n") + "\r\n");
+      });
     }
   };
 
@@ -309,8 +322,7 @@
   };
 
   const start = async () => {
-    const last = state.points[state.points.length - 1] || [];
-    state.choices.forEach((key, i) => { chosen[key] = last[i]; });
+    state.choices.forEach((key, i) => { chosen[key] = state.start[i]; });
     all(".help").forEach((element) => { element.hidden = false; });
     all(".chart").forEach((element) => element.classList.add("waiting"));
     choices();

@@ -1,45 +1,13 @@
 """The page in a real browser, without a network: charts are drawn and follow one choice."""
 
-import html
-import json
-import re
-
 import pytest
 
 from tests.report.test_comparison import FIGURES
 
-# Waits until all charts are drawn, does something, and writes what came out into the document.
-PROBE = """
-const pause = (ms) => new Promise((done) => setTimeout(done, ms));
-const marks = (name, kind) => [...document.querySelectorAll(
-  `[data-figure="${name}"] .chart svg .mark-${kind}.role-mark path`)].length;
-const cells = (column) => {
-  const table = document.querySelector('[data-table="directions"]');
-  const heads = [...table.querySelectorAll("th")].map((th) => th.textContent);
-  return [...table.querySelectorAll("tbody tr")].map(
-    (row) => row.children[heads.indexOf(column)].textContent);
-};
-(async () => {
-  while (!document.documentElement.dataset.ready) await pause(50);
-  const found = {};
-  %s
-  const out = document.createElement("output");
-  out.id = "probe";
-  out.textContent = JSON.stringify(found);
-  document.body.append(out);
-})();
-"""
-
 
 @pytest.fixture
-def probe(browse, page):
-    def run(script, **options):
-        document, complaints = browse(page, PROBE % script, **options)
-        found = re.search(r'<output id="probe">(.*?)</output>', document, re.S)
-        assert found, complaints
-        return json.loads(html.unescape(found[1])), complaints
-
-    return run
+def probe(probe_page, page):
+    return lambda script, **options: probe_page(page, script, **options)
 
 
 def test_every_chart_is_drawn_and_nothing_complains(probe):
@@ -61,21 +29,14 @@ def test_every_chart_is_drawn_and_nothing_complains(probe):
 def test_a_click_on_a_legend_hides_a_curve_everywhere(probe):
     found, complaints = probe(
         """
-        found.before = [marks("landscape", "line"), marks("sharpness", "line"), cells("algorithm")];
-        const label = [...document.querySelectorAll(
-          '[data-figure="landscape"] .role-legend-label text')].find(
-          (text) => text.textContent === "Adam");
-        const box = label.getBoundingClientRect();
-        const at = { bubbles: true, clientX: box.x + box.width / 2, clientY: box.y + 5 };
-        for (const kind of ["pointerdown", "mousedown", "pointerup", "mouseup", "click"]) {
-          label.dispatchEvent(new MouseEvent(kind, at));
-        }
-        await pause(300);
-        found.after = [marks("landscape", "line"), marks("sharpness", "line"), cells("algorithm")];
+        const names = () => cells("directions", "algorithm");
+        found.before = [marks("landscape", "line"), marks("sharpness", "line"), names()];
+        await clickLegend("landscape", "Adam");
+        found.after = [marks("landscape", "line"), marks("sharpness", "line"), names()];
         found.pressed = document.querySelector('[data-label="Adam"]').getAttribute("aria-pressed");
         document.querySelector('[data-label="Adam"]').click();
         await pause(300);
-        found.again = [marks("landscape", "line"), marks("sharpness", "line"), cells("algorithm")];
+        found.again = [marks("landscape", "line"), marks("sharpness", "line"), names()];
         """
     )
     assert not complaints
@@ -96,7 +57,7 @@ def test_another_step_and_axis(probe, comparison):
         select.value = "0";
         select.dispatchEvent(new Event("change"));
         await pause(300);
-        found.sharpness = cells("sharpness");
+        found.sharpness = cells("directions", "sharpness");
         found.moved = line() !== first;
         const linear = line();
         const axis = document.querySelector('[data-figure="landscape"] [data-axis="x"]');

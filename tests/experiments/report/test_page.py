@@ -62,10 +62,9 @@ class Checker(html.parser.HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.open, self.addresses, self.tags = [], [], []
+        self.open, self.addresses = [], []
 
     def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
         self.addresses += [value for name, value in attrs if name in ("src", "href")]
         if tag not in self.VOID:
             self.open.append(tag)
@@ -98,7 +97,7 @@ def test_whole_run(rows, tmp_path):
     checker = Checker()
     checker.feed(page)
     assert not checker.open
-    assert all(a.startswith("data:") for a in checker.addresses) and "script" not in checker.tags
+    assert all(a.startswith("#") for a in checker.addresses)
     stored = json.loads((tmp_path / "claims.json").read_text())
     assert stored == claims.to_json(claims.evaluate(Run(tmp_path).rows))
     assert (tmp_path / "figures" / "sharpness_ratios.png").exists()
@@ -132,7 +131,7 @@ def test_any_one_table_is_enough(rows, tmp_path, table):
     records.append(tmp_path, only)
     console = Console(width=80, quiet=True)
     text = page.write_report(Run(tmp_path), console).read_text(encoding="utf-8")
-    assert text.endswith("</html>\n")
+    assert text.endswith("</html>")
 
 
 def test_run_in_progress(rows, tmp_path):
