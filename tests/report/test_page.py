@@ -1,14 +1,18 @@
 """Pages of other tables: a study's choices, names that are no HTML, mistakes."""
 
 import dataclasses
+import io
 import itertools
 import stat
+from xml.etree import ElementTree
 
+import matplotlib
+import matplotlib.figure
 import numpy as np
 import pandas
 import pytest
 
-from sharpjax.report import Figure, Looks, Section, Table, charts, frames, write_page
+from sharpjax.report import Figure, Looks, Section, Table, _page, charts, frames, write_page
 from tests.report.test_comparison import Tags, state
 
 CHOICES = ["task", "trajectory", "seed", "epoch"]
@@ -125,3 +129,20 @@ def test_a_page_is_replaced_whole_or_not_at_all(study, section, tmp_path, monkey
 def test_labels_that_would_be_alike():
     looks = Looks(["adam", "Adam"])
     assert looks.labels == {"adam": "Adam (adam)", "Adam": "Adam (Adam)"}
+
+
+def test_a_drawing_keeps_its_elements_and_words():
+    figure = matplotlib.figure.Figure()
+    axes = figure.add_subplot(title="a title", xlabel="a label")
+    axes.plot([1, 2], [3, 4], label="a curve")
+    axes.legend()
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        figure.savefig(text, format="svg")
+    whole = ElementTree.fromstring(text.getvalue())
+    short = ElementTree.fromstring(_page.compact(text.getvalue()))
+    words = lambda tree: [t.text for t in tree.iter() if t.tag.endswith("}text")]  # noqa: E731
+    assert words(short) == words(whole) and {"a title", "a label", "a curve"} <= {*words(short)}
+    drawn = lambda tree: sum(t.tag.endswith(("}path", "}use")) for t in tree.iter())  # noqa: E731
+    assert drawn(short) == drawn(whole)
+    assert len(_page.compact(text.getvalue())) < 0.7 * len(text.getvalue())
