@@ -114,4 +114,4 @@ def test_a_block_without_a_record_says_so():
 
 def test_an_unknown_benchmark_is_refused(capsys):
     assert main(["speed"]) == 2
-    assert "benchmark must be one of threshold, directions" in capsys.readouterr().err
+    assert "benchmark must be one of threshold, compile, directions" in capsys.readouterr().err

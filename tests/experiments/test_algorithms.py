@@ -131,7 +131,7 @@ def test_other_names_are_answered_with_the_near_ones(name, message):
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_state_with_arrays_of_size_zero_is_kept(tmp_path):
     state = {"empty": jax.numpy.zeros((0, 3)), "count": jax.numpy.int32(4)}
-    with training._checkpoints(tmp_path) as manager:
+    with training._manager(training.Checkpoints(tmp_path)) as manager:
         manager.save(1, args=ocp.args.StandardSave(training._storable(state)))
         like = jax.tree.map(ocp.utils.to_shape_dtype_struct, training._storable(state))
         restored = manager.restore(1, args=ocp.args.StandardRestore(like))

@@ -187,5 +187,5 @@ def test_a_tiny_run_resumes_item_by_item(tmp_path):
         np.testing.assert_allclose(
             part.gauss_newton + part.residual, part.sharpness, atol=1e-4 * scale
         )
-    ((place, whole),) = rows.points(tmp_path).items()
+    ((place, whole),) = Run(tmp_path).points.items()
     assert len(anatomy_figures.draw(tmp_path, place, whole)) == 12
