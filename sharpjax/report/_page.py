@@ -271,7 +271,9 @@ def compact(drawn: str) -> str:
     drawn = re.sub(r'(<g) id="\w+_\d+"', r"\1", drawn)
     drawn = drawn.replace(' transform="rotate(-0 ', ' transform="rotate(0 ')
     drawn = re.sub(r' transform="rotate\(0 [^"]*"', "", drawn)
-    drawn = re.sub(r"(font-family: |px )'DejaVu Sans'[^;]*", r"\1'DejaVu Sans', sans-serif", drawn)
+    drawn = re.sub(
+        r"(font-family: |px )'DejaVu Sans'[^;\"]*", r"\1'DejaVu Sans', sans-serif", drawn
+    )
 
     def shorter(found: re.Match[str]) -> str:
         text = re.sub(r"(\.\d\d)\d+", r"\1", found[0])

@@ -1,9 +1,14 @@
 """Pages of other tables: a study's choices, names that are no HTML, mistakes."""
 
 import dataclasses
+import io
 import itertools
+import re
 import stat
+from xml.etree import ElementTree
 
+import matplotlib
+import matplotlib.figure
 import numpy as np
 import pandas
 import pytest
@@ -125,3 +130,32 @@ def test_a_page_is_replaced_whole_or_not_at_all(study, section, tmp_path, monkey
 def test_labels_that_would_be_alike():
     looks = Looks(["adam", "Adam"])
     assert looks.labels == {"adam": "Adam (adam)", "Adam": "Adam (Adam)"}
+
+
+def test_a_static_figure_alone_is_compact_and_always_shown(section, tmp_path):
+    figure = matplotlib.figure.Figure()
+    axes = figure.add_subplot(title="a < b")
+    axes.plot([0, 1, 2], [1.23456789, 2, 3], "o-", label="line")
+    axes.legend()
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        figure.savefig(text, format="svg")
+    alone = Section(
+        "static", "Static", figures=(Figure("own", None, "Own", static=text.getvalue()),)
+    )
+    path = write_page([alone], tmp_path / "page.html", "Title", looks=Looks(["sgd"]))
+    page = path.read_text(encoding="utf-8")
+    drawn = re.search(r'<div class="static">(<svg.*?</svg>)', page, re.S)[1]
+    assert len(drawn) < 0.7 * len(text.getvalue())
+    words = [one.text for one in ElementTree.fromstring(drawn).iter() if one.tag.endswith("text")]
+    assert {"a < b", "line", "1.0"} <= {*words}
+    assert "own" not in state(page)["figures"]
+
+
+def test_a_figure_of_nothing_and_a_start_that_is_no_point(study, section, tmp_path):
+    nothing = Section("none", "None", figures=(Figure("none", None, "None"),))
+    with pytest.raises(ValueError, match="'none' has neither a chart nor a static figure"):
+        write_page([nothing], tmp_path / "page.html", "Title", looks=Looks(["sgd"]))
+    with pytest.raises(ValueError, match="start must be a row of points"):
+        options = {"points": study[CHOICES], "start": ("mlm", "sgd", 7, 1)}
+        write_page([section], tmp_path / "page.html", "Title", looks=Looks(["sgd"]), **options)
