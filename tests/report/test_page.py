@@ -148,7 +148,7 @@ def test_a_static_figure_alone_is_compact_and_always_shown(section, tmp_path):
     drawn = re.search(r'<div class="static">(<svg.*?</svg>)', page, re.S)[1]
     assert len(drawn) < 0.7 * len(text.getvalue())
     words = [one.text for one in ElementTree.fromstring(drawn).iter() if one.tag.endswith("text")]
-    assert {"a < b", "line", "1.0"} <= {*words}
+    assert {"a < b", "line", "0.00"} <= {*words}
     assert "own" not in state(page)["figures"]
 
 
