@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import itertools
+import re
 import stat
 from xml.etree import ElementTree
 
@@ -12,7 +13,7 @@ import numpy as np
 import pandas
 import pytest
 
-from sharpjax.report import Figure, Looks, Section, Table, _page, charts, frames, write_page
+from sharpjax.report import Figure, Looks, Section, Table, charts, frames, write_page
 from tests.report.test_comparison import Tags, state
 
 CHOICES = ["task", "trajectory", "seed", "epoch"]
@@ -131,18 +132,30 @@ def test_labels_that_would_be_alike():
     assert looks.labels == {"adam": "Adam (adam)", "Adam": "Adam (Adam)"}
 
 
-def test_a_drawing_keeps_its_elements_and_words():
+def test_a_static_figure_alone_is_compact_and_always_shown(section, tmp_path):
     figure = matplotlib.figure.Figure()
-    axes = figure.add_subplot(title="a title", xlabel="a label")
-    axes.plot([1, 2], [3, 4], label="a curve")
+    axes = figure.add_subplot(title="a < b")
+    axes.plot([0, 1, 2], [1.23456789, 2, 3], "o-", label="line")
     axes.legend()
     text = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none"}):
         figure.savefig(text, format="svg")
-    whole = ElementTree.fromstring(text.getvalue())
-    short = ElementTree.fromstring(_page.compact(text.getvalue()))
-    words = lambda tree: [t.text for t in tree.iter() if t.tag.endswith("}text")]  # noqa: E731
-    assert words(short) == words(whole) and {"a title", "a label", "a curve"} <= {*words(short)}
-    drawn = lambda tree: sum(t.tag.endswith(("}path", "}use")) for t in tree.iter())  # noqa: E731
-    assert drawn(short) == drawn(whole)
-    assert len(_page.compact(text.getvalue())) < 0.7 * len(text.getvalue())
+    alone = Section(
+        "static", "Static", figures=(Figure("own", None, "Own", static=text.getvalue()),)
+    )
+    path = write_page([alone], tmp_path / "page.html", "Title", looks=Looks(["sgd"]))
+    page = path.read_text(encoding="utf-8")
+    drawn = re.search(r'<div class="static">(<svg.*?</svg>)', page, re.S)[1]
+    assert len(drawn) < 0.7 * len(text.getvalue())
+    words = [one.text for one in ElementTree.fromstring(drawn).iter() if one.tag.endswith("text")]
+    assert {"a < b", "line", "0.00"} <= {*words}
+    assert "own" not in state(page)["figures"]
+
+
+def test_a_figure_of_nothing_and_a_start_that_is_no_point(study, section, tmp_path):
+    nothing = Section("none", "None", figures=(Figure("none", None, "None"),))
+    with pytest.raises(ValueError, match="'none' has neither a chart nor a static figure"):
+        write_page([nothing], tmp_path / "page.html", "Title", looks=Looks(["sgd"]))
+    with pytest.raises(ValueError, match="start must be a row of points"):
+        options = {"points": study[CHOICES], "start": ("mlm", "sgd", 7, 1)}
+        write_page([section], tmp_path / "page.html", "Title", looks=Looks(["sgd"]), **options)

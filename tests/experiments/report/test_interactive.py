@@ -196,15 +196,12 @@ def test_parts_by_frequency_are_charts_of_their_point(tmp_path, undrawn, probe_p
             for i, (ranks, tokens, value) in enumerate(parts)
         ],
     )
-    written = page.write_report(Run(tmp_path))
-    name = "sharpness_by_frequency_anatomy_mlm_adam_0_2_3"
-    found, complaints = probe_page(
-        written,
-        f"""
-        found.lines = marks("{name}", "line");
-        found.shares = [...document.querySelectorAll(
-          '[data-figure="{name}"] .mark-symbol path')].map((one) => one.getAttribute("aria-label"));
-        """,
-    )
-    assert not complaints and found["lines"] == 2
-    assert "sharpness share: 0.75" in " ".join(filter(None, found["shares"]))
+    run = Run(tmp_path)
+    place = interactive.name_of(place)
+    name = f"sharpness_by_frequency_{place}"
+    script = f'found.drawn = [marks("{name}", "line"), marks("{name}", "symbol")];'
+    found, complaints = probe_page(page.write_report(run), script)
+    assert not complaints and found["drawn"] == [2, 6]
+    (table,) = interactive.of_run(run, interactive.looks_of(run))[place].tables
+    shares = table.frame[table.frame["algorithm"] == "adam"].sort_values("rank")["sharpness_share"]
+    assert [*shares] == [0.75, -0.25, 0.0]
