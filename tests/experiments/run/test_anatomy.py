@@ -188,4 +188,4 @@ def test_a_tiny_run_resumes_item_by_item(tmp_path):
             part.gauss_newton + part.residual, part.sharpness, atol=1e-4 * scale
         )
     ((place, whole),) = Run(tmp_path).points.items()
-    assert len(anatomy_figures.draw(tmp_path, place, whole)) == 12
+    assert len(anatomy_figures.draw(tmp_path, place, whole)) == 14
