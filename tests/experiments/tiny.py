@@ -1,6 +1,7 @@
 """A study of a few seconds: the demo preset, shrunk; as a configuration and as a command line."""
 
 import dataclasses
+import re
 
 from experiments.presets import PRESETS
 
@@ -48,3 +49,14 @@ def arguments(**overrides):
         for name, value in MODEL.items():
             words += [f"--{task}.{name.replace('_', '-')}", str(value)]
     return words
+
+
+def anatomy_section(directory):
+    """HTML of the only point's part of a report, which is written into the records' directory."""
+    # Here: programs that take a configuration from this file draw nothing.
+    from experiments.report.page import write_report
+    from experiments.report.recorded import Run
+
+    page = write_report(Run(directory)).read_text(encoding="utf-8")
+    (section,) = re.findall(r'<section id="anatomy_.*?</section>', page, re.S)
+    return section

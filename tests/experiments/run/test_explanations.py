@@ -15,7 +15,7 @@ import sharpjax
 from experiments import explanation_rows as rows
 from experiments import records
 from experiments.data.tasks import make_task
-from experiments.report import explanation_tables, page
+from experiments.report import explanation_tables
 from experiments.report.recorded import Run
 from experiments.run import anatomy, explanations, sharpness, training
 from experiments.run.measurements import Point
@@ -23,7 +23,7 @@ from experiments.run.options import Options
 from experiments.run.progress import Watch
 from experiments.run.study import Study
 from sharpjax.statistics import exact_rank_correlation
-from tests.experiments.tiny import config
+from tests.experiments.tiny import anatomy_section, config
 
 OPTIONS = Options(
     lanczos_probes=1,
@@ -255,12 +255,13 @@ def test_the_report_has_every_table_and_figure(toy, tmp_path):
             cell = (*point.at, name, part, ranks, tokens)
             made.append(rows.FrequencyPart(*cell, -1.0 - part, 0.1, 3.0 + sign * part, 0.2))
     records.append(tmp_path, made)
-    ((at, here),) = Run(tmp_path).points.items()
+    (here,) = Run(tmp_path).points.values()
     for table in rows.TABLES:
         key = lambda r: tuple(getattr(r, k) for k in r.KEY)  # noqa: E731
         assert repr(here[table]) == repr(sorted(of(made, table), key=key))
-    text = "\n".join(map(page._as_html, filter(None, page._anatomy(tmp_path, at, here))))
-    assert text.count("<figure>") == 6 and text.count("<table") == 3
+    text = anatomy_section(tmp_path)
+    assert text.count("<svg") == 6 and text.count('class="words"') == 3
+    assert text.count("<figure") == 8 and text.count("<table") == 4  # Two charts and their table.
     assert len(list((tmp_path / "figures").glob("*.png"))) == 6
     words = dict(explanation_tables.point(here).rows)
     top = max(r.eigenvalue for r in here[rows.Preconditioned])
