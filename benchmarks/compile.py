@@ -5,8 +5,9 @@ less that of a second one. `times_gradient` is over the same model's gradient.
 """
 
 import argparse
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks import _harness
@@ -15,6 +16,14 @@ WIDTH, LENGTH, BATCH = 64, 16, (2, 2)
 DIRECTIONS = (1, 7)
 METHODS = ("adjoint", "forward", "reverse")
 TENSORS = 400
+# Of a model, and what of it is measured how for how many directions.
+MEASURED = {
+    f"{count} direction{'s' * (count > 1)}, {method}": (count, method)
+    for method in METHODS
+    for count in DIRECTIONS
+}
+OF_MODEL = ("gradient", *MEASURED, "point")
+OF_TENSORS = ("optax.clip_by_global_norm", "coord_clip", "coord_clip, by tensor")
 
 
 def contenders(layers: int) -> dict[str, Callable[[], Any]]:
@@ -43,13 +52,12 @@ def contenders(layers: int) -> dict[str, Callable[[], Any]]:
         some = dict(list(updates.items())[:count])
         return sharpjax.measure_directions(loss_fn, params, some, batches, method=method)
 
-    runs: dict[str, Callable[[], Any]] = {"gradient": lambda: gradient(params, batches)}
-    for method in METHODS:
-        for count in DIRECTIONS:
-            name = f"{count} direction{'s' * (count > 1)}, {method}"
-            runs[name] = lambda count=count, method=method: directions(count, method)
-    runs["point"] = lambda: sharpjax.measure_point(loss_fn, params, updates, batches)
-    return runs
+    runs = (
+        lambda: gradient(params, batches),
+        *(functools.partial(directions, *how) for how in MEASURED.values()),
+        lambda: sharpjax.measure_point(loss_fn, params, updates, batches),
+    )
+    return dict(zip(OF_MODEL, runs, strict=True))
 
 
 def clipping() -> dict[str, Callable[[], Any]]:
@@ -66,11 +74,9 @@ def clipping() -> dict[str, Callable[[], Any]]:
         update = jax.jit(lambda tree: transformation.update(tree, transformation.init(tree))[0])
         return lambda: update(tree)
 
-    return {
-        "optax.clip_by_global_norm": step(optax.clip_by_global_norm(1.0)),
-        "coord_clip": step(sharpjax.coord_clip(0.05)),
-        "coord_clip, by tensor": step(sharpjax.coord_clip(0.05, scope="tensor")),
-    }
+    clip = sharpjax.coord_clip
+    made = optax.clip_by_global_norm(1.0), clip(0.05), clip(0.05, scope="tensor")
+    return dict(zip(OF_TENSORS, map(step, made), strict=True))
 
 
 def first_call(kind: str, size: int, name: str) -> list[dict[str, Any]]:
@@ -86,7 +92,7 @@ def first_call(kind: str, size: int, name: str) -> list[dict[str, Any]]:
     return [{"compile_cpu_seconds": seconds[0] - seconds[1]}]
 
 
-def measure(kind: str, size: int, names: list[str], repeats: int) -> list[dict[str, Any]]:
+def measure(kind: str, size: int, names: Sequence[str], repeats: int) -> list[dict[str, Any]]:
     """A row for each name; the least of the repeats, which take turns."""
     found: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(repeats):
@@ -112,11 +118,11 @@ def main(arguments: list[str]) -> None:
 
     rows = []
     for layers in [1] if options.quick else options.layers:
-        names = ["gradient", "7 directions, adjoint"] if options.quick else [*contenders(layers)]
+        names = ("gradient", "7 directions, adjoint") if options.quick else OF_MODEL
         found = measure("model", layers, names, options.repeats)
         _harness.print_table(found, f"A GPT-2 of {layers} blocks of width {WIDTH}")
         rows += [{"blocks": layers} | row for row in found]
-    clips = measure("clip", TENSORS, [*clipping()], options.repeats)
+    clips = measure("clip", TENSORS, OF_TENSORS, options.repeats)
     _harness.print_table(clips, f"Clipping {TENSORS} tensors")
     if options.out:
         _harness.write_json(options.out, "compile", rows, clipping=clips)
