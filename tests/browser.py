@@ -1,4 +1,4 @@
-"""A browser without a window, in which tests open pages; a fixture each."""
+"""A browser without a window, in which tests open pages."""
 
 import html
 import json
@@ -35,6 +35,17 @@ const choose = async (name, text) => {
   select.dispatchEvent(new Event("change"));
   await pause(300);
 };
+// Presses the last button of each place's tools: the names and the texts of what is downloaded.
+const downloads = async (...places) => {
+  const files = [], names = [];
+  URL.createObjectURL = (blob) => { files.push(blob); return "#"; };
+  HTMLAnchorElement.prototype.click = function () { names.push(this.download); };
+  for (const place of places) {
+    [...document.querySelectorAll(`${place} .tools button`)].at(-1).click();
+  }
+  await pause(500);
+  return { names, texts: await Promise.all(files.map((file) => file.text())) };
+};
 (async () => {
   while (!document.documentElement.dataset.ready) await pause(50);
   const found = {};
@@ -47,15 +58,29 @@ const choose = async (name, text) => {
 """
 
 
-@pytest.fixture
-def browse(tmp_path):
-    """Opens a page with a script at its end, headless: what its document then is, and complaints.
+def chromium(profile, network="MAP * ~NOTFOUND"):
+    """The words of a command that lacks only what to open; skips the test where there is none.
 
-    The page is a file and the browser has no network: a host name resolves to nothing.
+    Host names resolve to nothing, but for what `network` leaves out.
     """
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
     if program is None:
         pytest.skip("no Chromium: apt-get install chromium")
+    return [
+        program,
+        *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
+        *("--disable-background-networking", f"--host-resolver-rules={network}"),
+        *("--enable-logging=stderr", f"--user-data-dir={profile}"),
+    ]
+
+
+@pytest.fixture
+def browse(tmp_path):
+    """Opens a page with a script at its end, headless: what its document then is, and complaints.
+
+    The page is a file and the browser has no network.
+    """
+    command = chromium(tmp_path / "profile")
 
     def open_page(page, script="", width=1300):
         copy = tmp_path / "copy.html"
@@ -64,11 +89,8 @@ def browse(tmp_path):
         copy.write_text(f"{before}<script>{script}</script>{end}{after}", "utf-8")
         done = subprocess.run(
             [
-                program,
-                *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
-                *("--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND"),
-                *("--virtual-time-budget=20000", "--enable-logging=stderr"),
-                *(f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},2000"),
+                *command,
+                *("--virtual-time-budget=20000", f"--window-size={width},2000"),
                 *("--dump-dom", copy.as_uri()),
             ],
             capture_output=True,

@@ -78,17 +78,8 @@ def test_another_step_and_axis(probe, comparison):
 def test_downloads(probe, comparison):
     found, complaints = probe(
         """
-        const files = [];
-        URL.createObjectURL = (blob) => { files.push(blob); return "#"; };
-        const names = [];
-        HTMLAnchorElement.prototype.click = function () { names.push(this.download); };
-        const press = (where) =>
-          [...document.querySelectorAll(`${where} .tools button`)].at(-1).click();
-        press('[data-table="directions"]');
-        press('[data-figure="atlas"]');
-        await pause(500);
-        found.names = names;
-        found.texts = await Promise.all(files.map((file) => file.text()));
+        Object.assign(
+          found, await downloads('[data-table="directions"]', '[data-figure="atlas"]'));
         """
     )
     assert not complaints

@@ -4,12 +4,13 @@ import functools
 import http.server
 import json
 import queue
-import shutil
 import subprocess
 import threading
 from pathlib import Path
 
 import pytest
+
+from tests.browser import chromium
 
 BUILT = Path(__file__).parents[2] / "docs" / "_build" / "html"
 VISIT = Path(__file__).with_name("visit.html")
@@ -52,10 +53,8 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def visited(tmp_path_factory):
     """What a browser found on all pages, and its console's complaints."""
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-    if program is None:
-        pytest.skip("no Chromium: apt-get install chromium")
     directory = tmp_path_factory.mktemp("browser")
+    command = chromium(directory / "profile", "MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
     log = directory / "log"
     handler = functools.partial(Handler, directory=BUILT)
     with (
@@ -66,11 +65,7 @@ def visited(tmp_path_factory):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         browser = subprocess.Popen(
             [
-                program,
-                *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
-                "--disable-background-networking",
-                "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-                *("--enable-logging=stderr", f"--user-data-dir={directory / 'profile'}"),
+                *command,
                 *("--window-size=1300,1000", "--remote-debugging-port=0"),
                 f"http://127.0.0.1:{server.server_port}/visit.html",
             ],

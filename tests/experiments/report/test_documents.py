@@ -55,7 +55,7 @@ def test_the_committed_report_follows_from_the_records(monkeypatch):
 def test_committed_claims_follow_from_the_records():
     path = COMMITTED.directory / "claims.json"
     if path.exists():
-        assert json.loads(path.read_text()) == claims.to_json(COMMITTED.claims)
+        assert json.loads(path.read_text()) == claims.to_json(COMMITTED.main.claims)
 
 
 @pytest.fixture(scope="module")

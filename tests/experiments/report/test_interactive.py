@@ -109,19 +109,9 @@ def test_downloads_and_phone_width(study, probe_page):
     found, complaints = probe_page(
         study,
         """
-        const files = [];
-        URL.createObjectURL = (blob) => { files.push(blob); return "#"; };
-        const names = [];
-        HTMLAnchorElement.prototype.click = function () { names.push(this.download); };
-        const press = (where) =>
-          [...document.querySelectorAll(`${where} .tools button`)].at(-1).click();
-        press('[data-csv="sharpness_1"]');
-        press('[data-table="landscape"]');
-        press("figure[data-static]");
-        press('[data-figure="ratio"]');
-        await pause(500);
-        found.names = names;
-        found.texts = await Promise.all(files.map((file) => file.text()));
+        Object.assign(found, await downloads(
+          '[data-csv="sharpness_1"]', '[data-table="landscape"]', "figure[data-static]",
+          '[data-figure="ratio"]'));
         found.over = document.documentElement.scrollWidth - window.innerWidth;
         """,
         width=500,
