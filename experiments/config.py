@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from experiments import algorithms, paper, records
@@ -211,19 +212,25 @@ class Config:
           ValueError: there is none, or no such optimizer.
         """
         algorithms.check(trajectory)
-        others = dict(words.split("=") for words in self.trajectory_rates)
-        rates = {"sgd": self.sgd_learning_rate, "adam": self.adam_learning_rate} | others
+        rates = rates_along(vars(self))
         if trajectory not in rates:
             raise ValueError(
                 f"trajectory_rates must have {trajectory}=RATE for its trajectory, got "
                 f"{', '.join(self.trajectory_rates) or 'none'}"
             )
-        return float(rates[trajectory])
+        return rates[trajectory]
 
     def measured(self, trajectory: str) -> tuple[str, ...]:
         """The algorithms that are measured along a trajectory."""
         always = (name for name in ("sgd", trajectory) if name not in self.algorithms)
         return (*dict.fromkeys(always), *self.algorithms)
+
+
+def rates_along(fields: Mapping[str, Any]) -> dict[str, float]:
+    """Trajectory -> its learning rate, of a configuration's fields, as far as these are there."""
+    own = ((name, fields.get(f"{name}_learning_rate")) for name in TRAJECTORIES)
+    others = (words.split("=") for words in fields.get("trajectory_rates", ()))
+    return {name: float(rate) for name, rate in (*own, *others) if rate is not None}
 
 
 def _require(holds: bool, said: str) -> None:

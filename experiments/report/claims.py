@@ -15,6 +15,8 @@ from experiments import paper
 from experiments.rows import Convergence, Landscape, Sharpness
 from sharpjax.plot import label
 
+# What a mean is taken within, over batches and seeds.
+CELL = ("task", "trajectory", "epoch", "algorithm")
 _PAIRS = {
     "sgd": "SGD",
     "normalized_sgd": "normalized SGD",
@@ -211,7 +213,6 @@ CLAIMS: tuple[_Ordering, ...] = (
 
 def _cells(rows: list) -> dict[str, dict[tuple, dict[str, Summary]]]:
     """The claims' numbers: quantity -> cell -> algorithm -> summary."""
-    by = ("task", "trajectory", "epoch", "algorithm")
     sharpness = [row for row in rows if isinstance(row, Sharpness)]
     decreases: dict[tuple, list[float]] = {}
     for key, value in best_decreases(r for r in rows if isinstance(r, Landscape)).items():
@@ -221,8 +222,8 @@ def _cells(rows: list) -> dict[str, dict[tuple, dict[str, Summary]]]:
     for key, value in final_losses(r for r in rows if isinstance(r, Convergence)).items():
         finals.setdefault((key[0], key[2]), []).append(value)
     flat = {
-        "ratio": group(sharpness, by, "ratio"),
-        "slope": group(sharpness, by, "slope"),
+        "ratio": group(sharpness, CELL, "ratio"),
+        "slope": group(sharpness, CELL, "slope"),
         "decrease": {key: summarize(values) for key, values in decreases.items()},
         "final_loss": {key: summarize(values) for key, values in finals.items()},
     }
@@ -245,7 +246,7 @@ def _evaluate(claim: _Ordering, cells: dict[tuple, dict[str, Summary]]) -> Claim
         broken = tuple((a, b) for a in claim.low for b in claim.high if not ours[a] < ours[b])
         details.append(
             Detail(
-                cell=dict(zip(("task", "trajectory", "epoch"), cell, strict=False)),
+                cell=dict(zip(CELL, cell, strict=False)),
                 held=not broken,
                 ours=ours,
                 paper={a: printed[a] for a in compared if a in printed},

@@ -40,10 +40,6 @@ class Sources:
         return Run(self.directory) if any(self.directory.glob("*.csv")) else None
 
     @functools.cached_property
-    def claims(self) -> list[claims.Claim]:
-        return claims.evaluate(self.main.rows if self.main else [])
-
-    @functools.cached_property
     def arms(self) -> list[ablation.Arm]:
         return ablation.arms(self.ablation, self.main)
 
@@ -183,8 +179,8 @@ def _sharpness(run: Run, task: str, trajectory: str) -> Table | None:
 
 def _summary(run: Run) -> Table | None:
     """A column of Tables 3 to 6 a row: the orderings, and three ratios beside the paper's."""
-    shown, found = ("sgd_clip", "adam", "adafactor_clip"), claims.evaluate(run.rows)
-    means, rows, epochs = claims.group(run[Sharpness], tables.CELL, "ratio"), [], set()
+    shown, found = ("sgd_clip", "adam", "adafactor_clip"), run.claims
+    means, rows, epochs = claims.group(run[Sharpness], claims.CELL, "ratio"), [], set()
     for column in run.columns():
         epoch = run.epochs(column)[-1]
         printed = paper.SHARPNESS_RATIO.get((*column, epoch), {})
@@ -240,15 +236,15 @@ def _figures(sources: Sources, prefix: str) -> str | None:
 
 
 BLOCKS: dict[str, Callable] = {
-    "verdict": _main(lambda run: tables.verdict(claims.evaluate(run.rows), run)),
-    "held": lambda sources, *column: _count(sources.claims, *column),
+    "verdict": _main(lambda run: tables.verdict(run.claims, run)),
+    "held": _main(lambda run, *column: _count(run.claims, *column)),
     "seed-held": _main(_seed_held),
     "summary": _main(_summary),
     "sharpness": _main(_sharpness),
-    "claims": _main(lambda run: tables.claim_table(claims.evaluate(run.rows), run)),
+    "claims": _main(lambda run: tables.claim_table(run.claims, run)),
     "final-losses": _main(lambda run: tables.final_table(run) if run.convergence_tasks() else None),
     "control-losses": _control(tables.final_table),
-    "control-held": _control(lambda run: _count(claims.evaluate(run.rows))),
+    "control-held": _control(lambda run: _count(run.claims)),
     "control-sharpness": _control(_sharpness),
     "control-costs": _control(lambda run: _cost_table([("study", run)])),
     "ablation-needs": _arms(ablation.needs_table),

@@ -13,7 +13,15 @@ from experiments.anatomy_rows import SpanPair
 from experiments.explanation_rows import FrequencyPart
 from experiments.report import figures
 from experiments.report.recorded import Run, frame
-from experiments.rows import Convergence, Histogram, Landscape, Precision, Search, Sharpness
+from experiments.rows import (
+    AtUpdate,
+    Convergence,
+    Histogram,
+    Landscape,
+    Precision,
+    Search,
+    Sharpness,
+)
 from sharpjax import plot
 from sharpjax.report import Figure, Looks, Table, charts, frames
 
@@ -244,7 +252,8 @@ def _found(rows: pandas.DataFrame, run: Run) -> pandas.DataFrame:
     """
     sought = {row.key: row for row in run[Search]}
     lines = []
-    for key, mine in rows.groupby([*AT[:2], "seed", "epoch", "batch", "algorithm"], sort=False):
+    columns = [*AtUpdate.KEY]
+    for key, mine in rows.groupby(columns, sort=False):
         if key in sought:
             row = sought[key]
             ends = (row.best_step, row.best_decrease, row.critical_step)
@@ -252,7 +261,6 @@ def _found(rows: pandas.DataFrame, run: Run) -> pandas.DataFrame:
             ends = _ends(mine["distance"].to_numpy(), mine["loss"].to_numpy())
         first = float(mine.sort_values("distance")["loss"].iloc[0])
         lines.append((*key, first, *ends))
-    columns = [*AT[:2], "seed", "epoch", "batch", "algorithm"]
     ends = ["best_step", "best_decrease", "critical_step"]
     made = pandas.DataFrame(lines, columns=[*columns, "loss", *ends])
     model = run.frame(Sharpness)[[*columns, "newton_step", "predicted_decrease"]]

@@ -50,7 +50,7 @@ def write_report(run: Run, console: Console | None = None) -> Path:
       run: The run, finished or not.
       console: If given, Tables 3 to 6 (ours / the paper's) and the claims are printed there.
     """
-    found = claims.evaluate(run.rows)
+    found = run.claims
     records.write_json(run.directory / "claims.json", claims.to_json(found))
     parts = [*_parts(run, found)]
     path = _write_page(run, found, parts)
@@ -65,8 +65,7 @@ def write_report(run: Run, console: Console | None = None) -> Path:
 
 def as_markdown(run: Run) -> str:
     """The report's Markdown."""
-    found = claims.evaluate(run.rows)
-    return _markdown(run, found, _parts(run, found))
+    return _markdown(run, run.claims, _parts(run, run.claims))
 
 
 def _title(run: Run) -> str:

@@ -9,6 +9,8 @@ import numpy as np
 import pandas
 
 from experiments import algorithms, anatomy_rows, paper, records
+from experiments.config import rates_along
+from experiments.report import claims
 from experiments.rows import TABLES, AtPoint, Convergence, RitzValue, Row, Sharpness
 from sharpjax import Spectrum
 
@@ -46,6 +48,11 @@ class Run:
         return [row for table in TABLES for row in self[table]]
 
     @functools.cached_property
+    def claims(self) -> list[claims.Claim]:
+        """The paper's claims, and how often they held."""
+        return claims.evaluate(self.rows)
+
+    @functools.cached_property
     def points(self) -> dict[tuple, At]:
         """The points with any record of an anatomy, as the paper's columns are ordered."""
         found: dict[tuple, At] = {}
@@ -73,9 +80,7 @@ class Run:
 
     def rate_along(self, trajectory: str) -> float:
         """The rate of the optimizer that trains along a trajectory; nan if it is not recorded."""
-        others = dict(words.split("=") for words in self.config.get("trajectory_rates", ()))
-        own = self.config.get(f"{trajectory}_learning_rate", math.nan)
-        return float(others.get(trajectory, own))
+        return rates_along(self.config).get(trajectory, math.nan)
 
     def convergence_tasks(self) -> list[str]:
         present = {row.task for row in self[Convergence]}

@@ -21,12 +21,11 @@ SHORT = {  # The seven orderings, where a column or a list of them has no room.
     "adam_below_clipped_normalized_sgd": "Adam < clipped normalized SGD",
     "clipped_adafactor_flattest": "clipped Adafactor lowest",
 }
-CELL = ("task", "trajectory", "epoch", "algorithm")
 
 
 def ratio_table(run: Run, column: tuple[str, str]) -> Table:
     """A column of Tables 3 to 6 beside the paper's."""
-    epochs, ours = run.epochs(column), claims.group(run.of(column), CELL, "ratio")
+    epochs, ours = run.epochs(column), claims.group(run.of(column), claims.CELL, "ratio")
     errors, where = _float64_errors(run, column)
     rows = []
     for algorithm in run.measured:
@@ -51,7 +50,7 @@ def ratio_table(run: Run, column: tuple[str, str]) -> Table:
 
 def short_ratio_table(run: Run, column: tuple[str, str]) -> Table:
     """The same for a terminal."""
-    epochs, ours = run.epochs(column), claims.group(run.of(column), CELL, "ratio")
+    epochs, ours = run.epochs(column), claims.group(run.of(column), claims.CELL, "ratio")
 
     def pair(*cell: Any) -> str:
         printed = paper.SHARPNESS_RATIO.get(cell[:3], {}).get(cell[3])

@@ -1,6 +1,6 @@
 """The anatomy of sharpness at one point of a trajectory: where it sits and what it is made of.
 
-Twelve instruments on the algorithms' directions, all on the fixed test subset, in float32. Each
+All instruments look at the algorithms' directions on the fixed test subset, in float32. Each
 item is recorded as it is done, so that an interrupted run continues with the next.
 """
 
@@ -18,7 +18,7 @@ from experiments.explanation_rows import (
     Noise,
     Preconditioned,
 )
-from experiments.rows import AtPoint, one
+from experiments.rows import one
 from experiments.run import explanations, measurements
 from experiments.run.measurements import Point
 from experiments.run.options import Options
@@ -44,9 +44,8 @@ def run(study: "Study", task: Task, at: tuple, start: Any, options: Options) -> 
       Interrupted: it was asked to stop.
     """
     items = list(_items(at, study.config, options))
-    where = dict(zip(AtPoint.KEY, at, strict=True))
     tables = dict.fromkeys(item.table for item in items)
-    recorded = {table: study.recorded(table, **where) for table in tables}
+    recorded = {table: study.recorded(table, at) for table in tables}
     missing = [item for item in items if not one(recorded[item.table], **item.where)]
     if not missing:
         return

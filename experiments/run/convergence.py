@@ -72,7 +72,7 @@ def tune(study: "Study", task: Task, start: Any) -> dict[str, str]:
     chosen, steps = {}, study.config.tune_steps
     for algorithm, rate in rates(study.config, task.name).items():
         key = task.name, task.seed, algorithm
-        rows = study.recorded(Tuning, **dict(zip(Tuning.KEY, key, strict=False)))
+        rows = study.recorded(Tuning, key)
         if not rows and rate == RELATIVE:
             only = {"loss": math.nan, "diverged": False, "chosen": True}
             rows = [Tuning.of((*key, rate), steps=steps, **only)]
@@ -135,7 +135,7 @@ def _converge(study, task, start, algorithm, rate) -> None:
     per_epoch = study.config.batches_per_epoch
     steps = study.config.epochs * per_epoch
     key = task.name, task.seed, algorithm
-    own = study.recorded(Convergence, **dict(zip(Convergence.KEY, key, strict=False)))
+    own = study.recorded(Convergence, key)
     if [row.step for row in own] != list(range(1, len(own) + 1)):
         raise _lost(study, algorithm, "a step is missing")
     if own and (own[-1].step == steps or own[-1].diverged):

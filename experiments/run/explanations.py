@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 import sharpjax
-from experiments.data.tasks import Task, rng
+from experiments.data.tasks import Task
 from experiments.explanation_rows import (
     BlockDistance,
     BlockRitz,
@@ -40,17 +40,13 @@ def preconditioned(point: Point) -> list[Preconditioned]:
 
     Cost: 3·lanczos_probes·lanczos_steps.
     """
-    options, along = point.options, point.at[1]
-    found = sharpjax.lanczos_spectrum(
-        point.task.loss_fn,
-        point.params,
-        point.task.test,
-        point.rng("preconditioned"),
+    found = point.lanczos(
+        "preconditioned",
         preconditioner=sharpjax.preconditioner(point.updates.state("adam"), point.params),
-        probes=options.lanczos_probes,
-        steps=options.lanczos_steps,
+        probes=point.options.lanczos_probes,
     )
-    edge = sharpjax.adaptive_edge(point.config.adam_learning_rate) if along == "adam" else np.nan
+    trains = point.at[1] == "adam"
+    edge = sharpjax.adaptive_edge(point.config.adam_learning_rate) if trains else np.nan
     return ritz_values(Preconditioned, point.at, found, edge=edge)
 
 
@@ -108,9 +104,8 @@ def exact_diagonal(point: Point) -> list:
     Cost: 1 a coordinate.
     """
     options, task = point.options, point.task
-    seed = int(rng(task.seed, task.name, "anatomy", "strata").integers(2**31))
     drawn = stratified_coordinates(
-        point.grads, options.exact_coordinates, seed, fractions=options.strata
+        point.grads, options.exact_coordinates, point.seed("strata"), fractions=options.strata
     )
     chosen = drawn.coordinates
     found = sharpjax.exact_diagonal(task.loss_fn, point.params, task.test, chosen)
@@ -143,15 +138,7 @@ def dominant(point: Point) -> list:
     """
     options = point.options
     count = min(options.dominant, options.lanczos_steps)
-    spectrum = sharpjax.lanczos_spectrum(
-        point.task.loss_fn,
-        point.params,
-        point.task.test,
-        point.rng("dominant"),
-        vectors=count,
-        probes=1,
-        steps=options.lanczos_steps,
-    )
+    spectrum = point.lanczos("dominant", vectors=count, probes=1)
     values = zip(spectrum.vector_values, spectrum.vector_residuals, strict=True)
     rows: list[Any] = [
         Eigenvector(*point.at, k, float(value), float(residual))

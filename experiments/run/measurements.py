@@ -34,7 +34,6 @@ from sharpjax.diagonal import hessian_diagonal
 from sharpjax.gauss_newton import gauss_newton_sharpness
 from sharpjax.models import make_logits
 from sharpjax.models.tensor_places import place_of
-from sharpjax.spectrum import lanczos_spectrum
 from sharpjax.statistics import rank_correlation
 from sharpjax.subspace import combine_directions, measure_span, span_step
 
@@ -53,9 +52,24 @@ class Point:
     grads: Any
     updates: Any  # `training.Updates`.
 
+    def seed(self, purpose: str) -> int:
+        """That of one instrument's randomness."""
+        return int(rng(self.task.seed, self.task.name, "anatomy", purpose).integers(2**31))
+
     def rng(self, purpose: str) -> jax.Array:
-        draw = rng(self.task.seed, self.task.name, "anatomy", purpose)
-        return jax.random.key(int(draw.integers(2**31)))
+        """The same as a key."""
+        return jax.random.key(self.seed(purpose))
+
+    def lanczos(self, purpose: str, **options: Any) -> sharpjax.Spectrum:
+        """The spectrum of the test loss's Hessian, in as many steps as the options say."""
+        return sharpjax.lanczos_spectrum(
+            self.task.loss_fn,
+            self.params,
+            self.task.test,
+            self.rng(purpose),
+            steps=self.options.lanczos_steps,
+            **options,
+        )
 
 
 def lorenz(point: Point, algorithm: str) -> list[Lorenz]:
@@ -167,15 +181,7 @@ def _descend(point: Point, direction, newton) -> tuple[float, float, float]:
 
 def spectrum(point: Point) -> list[Ritz]:
     """Eigenvalues and weights of the Hessian by Lanczos from random starts."""
-    options = point.options
-    found = lanczos_spectrum(
-        point.task.loss_fn,
-        point.params,
-        point.task.test,
-        point.rng("spectrum"),
-        probes=options.lanczos_probes,
-        steps=options.lanczos_steps,
-    )
+    found = point.lanczos("spectrum", probes=point.options.lanczos_probes)
     return ritz_values(Ritz, point.at, found)
 
 
@@ -197,8 +203,7 @@ def ritz_values(table: type, key: tuple, found: Any, **columns: Any) -> list[Any
 def correlations(point: Point) -> list:
     """Rank correlations of |gradient| with the Hessian's diagonal, and their joint density."""
     options, task = point.options, point.task
-    seed = int(rng(task.seed, task.name, "anatomy", "coordinates").integers(2**31))
-    chosen = sample_coordinates(point.params, options.coordinates, seed)
+    chosen = sample_coordinates(point.params, options.coordinates, point.seed("coordinates"))
     found = hessian_diagonal(
         task.loss_fn,
         point.params,

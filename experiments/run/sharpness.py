@@ -11,7 +11,7 @@ import sharpjax
 from experiments import algorithms
 from experiments.data.tasks import Task, rng
 from experiments.errors import DamagedError
-from experiments.rows import AtPoint, Histogram, Landscape, Precision, Scales, Search, Sharpness
+from experiments.rows import Histogram, Landscape, Precision, Scales, Search, Sharpness
 from experiments.run import memory, processes, scales
 from experiments.run.devices import Layout
 from experiments.run.training import Step, Training, latest_step
@@ -42,9 +42,8 @@ def run(study: "Study", task: Task, trajectory: str, start: Any) -> None:
     """
     config, column = study.config, (task.name, trajectory, task.seed)
     wanted = _wanted(task)
-    where = dict(zip(AtPoint.KEY, column, strict=False))
     missing = {
-        table: points - {(r.epoch, r.batch) for r in study.recorded(table, **where)}
+        table: points - {(r.epoch, r.batch) for r in study.recorded(table, column)}
         for table, points in wanted.items()
     }
     per_epoch = config.batches_per_epoch

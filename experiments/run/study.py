@@ -181,10 +181,10 @@ class Study:
         if processes.is_first():
             records.append(self.directory, rows)
 
-    def recorded(self, table: type[Row], **where: Any) -> list[Any]:
-        """The rows that are there already, with these values in their columns."""
+    def recorded(self, table: type[Row], key: tuple) -> list[Any]:
+        """The rows that are there already, of these values of their key's first columns."""
         rows = processes.from_first(lambda: records.read(self.directory, table))
-        return [r for r in rows if all(getattr(r, k) == v for k, v in where.items())]
+        return [row for row in rows if row.key[: len(key)] == key]
 
     def checkpoints(self, *name: Any, every: int = 1) -> Checkpoints:
         """Those of one trajectory; `every` multiplies the configuration's steps between two."""
