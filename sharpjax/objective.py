@@ -93,8 +93,13 @@ def objective(
     for i, candidate in enumerate(candidates):
         try:
             traced, rest = bind_arguments(loss_fn, has_aux, params, candidate, tuple(args))
-        except Exception:
+        except Exception as error:
             if i + 1 == len(candidates):
+                shapes = jax.tree.map(lambda x: x.shape[1:], candidate)
+                error.add_note(
+                    f"This is loss_fn on one micro-batch, whose shapes are {shapes}. The leaves of "
+                    "batches are [micro_batches, micro_batch, …]: their first axis is taken off."
+                )
                 raise
             continue
         return Objective(params, candidate, traced, rest, loss_fn, has_aux)
