@@ -29,13 +29,13 @@ ablation: $(VENV)/.experiments  ## From scratch against warmed up, in runs/ablat
 controls: $(VENV)/.experiments  ## Clipped SGD at the paper's rate, and convergence on another seed.
 	$(BIN)/python -m experiments controls $(STUDY) --out runs/controls
 
-results: $(VENV)/.experiments  ## results/, RESULTS.md and the README from the runs that are there.
+results: $(VENV)/.experiments  ## results/, RESULTS.md and both READMEs from the runs that are there.
 	set -e; for run in small $(WARMUPS:%=ablation/warmup-%) $(CONTROLS:%=controls/%); do \
 	  if [ -d runs/$$run ]; then mkdir -p results/$$run; \
 	    cp runs/$$run/*.csv runs/$$run/config.json runs/$$run/provenance.json results/$$run/; fi; done
 	rm -f results/ablation/*/histogram.csv  # Larger than all the rest, and nothing reads it there.
 	$(BIN)/python -m experiments report results/small
-	$(BIN)/python -m experiments results RESULTS.md README.md
+	$(BIN)/python -m experiments results RESULTS.md README.md results/README.md
 
 docs: $(VENV)/.docs  ## The site, in docs/_build/html; its tutorials run, and a warning is an error.
 	$(BIN)/python -m sphinx -E -W --keep-going -j 2 -q -b html docs docs/_build/html
