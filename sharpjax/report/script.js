@@ -111,8 +111,9 @@
         gridOpacity: 0.7, labelOverlap: "greedy",
       },
       // 0.001 and 10,000 are read at once; what lies beyond is a power of ten.
-      axisQuantitative: { tickCount: 6, labelExpr: "!datum.value || (abs(datum.value) >= 1e-3 && "
-        + "abs(datum.value) < 1e6) ? format(datum.value, '~g') : format(datum.value, '~e')" },
+      axisQuantitative: { format: "~g", tickCount: 6, labelExpr: "datum.label && datum.value && "
+        + "(abs(datum.value) < 1e-3 || abs(datum.value) >= 1e6) ? format(datum.value, '~e') "
+        + ": datum.label" },
       legend: { ...ink, labelFontSize: 12, titleFontWeight: "normal", symbolSize: 260 },
       rule: { color: colour("--faint") },
     };
