@@ -141,7 +141,9 @@ def parse(name: str) -> NameParts:
     fraction = None
     if colon:
         if not (saturate or clip or clip_update):
-            raise ValueError(f"{name!r} has a fraction but clips nothing; did you mean {base}_clip:{number}?")
+            raise ValueError(
+                f"{name!r} has a fraction but clips nothing; did you mean {base}_clip:{number}?"
+            )
         try:
             fraction = float(number)
         except ValueError:
