@@ -74,8 +74,8 @@ def conjecture(rows: dict[type, list]) -> Table | None:
         f"rank correlation with |gradient|, from {count.probes} random probes. The probes’ noise "
         "has the size of a Hessian row, so the second column counts only as far as it exceeds the "
         "third; the first is zero on average where the diagonal is zero, and noise pulls it "
-        "towards zero. Reliability: of the signed estimate, by halves of the probes. Resolved: estimates "
-        "above two of their standard errors (5 % by chance)."
+        "towards zero. Reliability: of the signed estimate, by halves of the probes. Resolved: "
+        "estimates above two of their standard errors (5 % by chance)."
     )
     return Table(
         "Do large gradient coordinates meet large Hessian coordinates?", header, lines, caption
