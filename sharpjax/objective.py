@@ -97,8 +97,8 @@ def objective(
             if i + 1 == len(candidates):
                 shapes = jax.tree.map(lambda x: x.shape[1:], candidate)
                 error.add_note(
-                    f"This is loss_fn on one micro-batch, whose shapes are {shapes}. The leaves of "
-                    "batches are [micro_batches, micro_batch, …]: their first axis is taken off."
+                    f"loss_fn was called with one micro-batch, whose shapes are {shapes}: the "
+                    "leaves of test batches must be [micro_batches, micro_batch, …]."
                 )
                 raise
             continue
