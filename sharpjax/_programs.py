@@ -93,6 +93,17 @@ def has_primitive(jaxpr, names: tuple[str, ...]) -> bool:
     return any(contains(eqn, names) for eqn in jaxpr.eqns)
 
 
+def is_narrow(jaxpr) -> bool:
+    """Whether a program has floating-point numbers of a smaller range than float32's."""
+    programs = (
+        getattr(p, "jaxpr", p) for e in jaxpr.eqns for p in jax.tree.leaves([*e.params.values()])
+    )
+    avals = (y.aval for eqn in jaxpr.eqns for y in eqn.outvars if is_float(y.aval))
+    return any(jnp.finfo(aval.dtype).maxexp < 128 for aval in avals) or any(
+        is_narrow(inner) for inner in programs if hasattr(inner, "eqns")
+    )
+
+
 def depends(jaxpr, inputs) -> set:
     """The floating-point variables that depend on some of the inputs, these included."""
     reached = set(inputs)

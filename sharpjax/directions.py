@@ -1,26 +1,25 @@
 """Slope and sharpness of many updates at one point, with their standard errors."""
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from sharpjax._checks import check_choice
+from sharpjax._expansions import in_one_program, is_traced, one_by_one
 from sharpjax.objective import (
     LossFn,
     Objective,
     Params,
-    divided,
-    magnitude,
     objective,
     result,
-    standard_error,
     updates_objective,
     widen,
 )
 from sharpjax.pseudo import PseudoUpdates
-from sharpjax.taylor import METHODS, Expansion, finite, taylor
+from sharpjax.taylor import METHODS, Expansion, finite
 
 
 @result
@@ -114,7 +113,7 @@ def measure_directions(
     """
     _check_options(method, chunk)
     measured = updates_objective(loss_fn, params, updates, batches, args, has_aux)
-    run = lambda m: measured.run(_measure, [*updates.values()], method=m, chunk=chunk or 1)  # noqa: E731
+    run = lambda m: _measure(measured, [*updates.values()], m, chunk or 1)  # noqa: E731
     return _statistics(tuple(updates), finite(run, method))
 
 
@@ -173,77 +172,53 @@ def measure_updates(
     measured = objective(loss_fn, params, batches, args=args, has_aux=has_aux)
     measured.check_directions({"grads": grads})
 
-    def run(method):
-        options = {"make": pseudo.update_one, "names": pseudo.names}
-        options |= {"method": method, "chunk": chunk or 1}
-        return measured.run(_measure_made_updates, grads, state, params, **options)
-
+    run = lambda m: _measure_made(measured, pseudo, (grads, state, params), m, chunk or 1)  # noqa: E731
     return _statistics(pseudo.names, finite(run, method))
 
 
-def _measure(objective: Objective, updates, *, method, chunk) -> Expansion:
-    """All updates are operands; a branch hands one over, so that the program stays small."""
+def _measure(objective: Objective, updates: list, method: str, chunk: int) -> Expansion:
+    if not is_traced(objective.params, objective.batches, objective.traced, updates):
+        updates = [jax.tree.map(jnp.asarray, u) for u in updates]
+        return one_by_one(objective, updates.__getitem__, len(updates), method, chunk)
+    return objective.run(_measure_in_one, updates, method=method, chunk=chunk)
+
+
+def _measure_in_one(objective, updates, *, method, chunk):
     dtypes = jax.tree.map(lambda *us: jnp.result_type(*us, jnp.float32), *updates)
     makers = [
         lambda u=u: jax.tree.map(lambda x, dtype: jnp.asarray(x).astype(dtype), u, dtypes)
         for u in updates
     ]
-    return _measure_made(objective, makers, method, chunk)
+    return in_one_program(objective, makers, method, chunk)
 
 
-def _measure_made_updates(objective, grads, state, params, *, make, names, method, chunk):
+def _measure_made(objective: Objective, pseudo, operands, method, chunk) -> Expansion:
+    names = pseudo.names
+    if not is_traced(objective.params, objective.batches, objective.traced, operands):
+
+        def make(k):
+            return objective.run(_made, *operands, make=pseudo.update_one, name=names[k])
+
+        return one_by_one(objective, make, len(names), method, chunk)
+    options = {"make": pseudo.update_one, "names": names, "method": method, "chunk": chunk}
+    return objective.run(_measure_made_in_one, *operands, **options)
+
+
+def _made(objective, grads, state, params, *, make, name):
+    return widen(make(name, grads, state, params))
+
+
+def _measure_made_in_one(objective, grads, state, params, *, make, names, method, chunk):
     makers = [lambda name=name: widen(make(name, grads, state, params)) for name in names]
-    return _measure_made(objective, makers, method, chunk)
-
-
-def _measure_made(objective: Objective, makers: list[Callable], method, chunk) -> Expansion:
-    """The statistics of directions that are given as functions that make them."""
-    makers = [lambda make=make: objective.like_sharding(make()) for make in makers]
-
-    def make(i):
-        return makers[0]() if len(makers) == 1 else jax.lax.switch(i, makers)
-
-    indices = jnp.arange(len(makers))
-    scales, divisors, norms = jax.lax.map(lambda i: magnitude(make(i)), indices)
-
-    def unit(i):
-        return objective.like_params(divided(make(i), scales[i], divisors[i]))
-
-    def one_micro_batch(loss):
-        loss, along = taylor(loss, objective.params, method)
-        return loss, *_map_chunks(along, unit, len(makers), chunk)
-
-    losses, slopes, sharpnesses = objective.each(one_micro_batch)
-    zero = norms == 0
-    return Expansion(
-        losses.mean(),
-        slopes.mean(0),
-        jnp.where(zero, jnp.nan, sharpnesses.mean(0)),
-        norms,
-        standard_error(slopes),
-        jnp.where(zero, jnp.nan, standard_error(sharpnesses)),
-    )
-
-
-def _map_chunks(along, unit, count, chunk):
-    """Stacks [K] of what `along` says of K unit directions; `chunk` of them at a time."""
-    if chunk == 1:
-        return jax.lax.map(lambda i: along(unit(i)), jnp.arange(count))
-
-    def measure(first, size):
-        made = [unit(first + j) for j in range(size)]
-        return jax.vmap(along)(jax.tree.map(lambda *vs: jnp.stack(vs), *made))
-
-    parts = []
-    if count >= chunk:
-        whole = jax.lax.map(lambda i: measure(i * chunk, chunk), jnp.arange(count // chunk))
-        parts.append(jax.tree.map(jnp.ravel, whole))
-    if count % chunk:
-        parts.append(measure(count // chunk * chunk, count % chunk))
-    return jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
+    return in_one_program(objective, makers, method, chunk)
 
 
 def _statistics(names, table: Expansion) -> dict[str, DirectionStats]:
+    return dict(zip(names, _stats(table, count=len(names)), strict=True))
+
+
+@functools.partial(jax.jit, static_argnames="count")
+def _stats(table: Expansion, count: int) -> list[DirectionStats]:
     slope, sharpness = table.slopes, table.sharpnesses
     # NaN where there is no sharpness: the comparison is false then.
     convex = sharpness > 0
@@ -257,10 +232,10 @@ def _statistics(names, table: Expansion) -> dict[str, DirectionStats]:
         "newton_step": jnp.where(convex, -slope / safe, jnp.nan),
         "predicted_decrease": jnp.where(convex, slope**2 / (2 * safe), jnp.nan),
     }
-    return {
-        name: DirectionStats(loss=table.loss, **{k: v[i] for k, v in fields.items()})
-        for i, name in enumerate(names)
-    }
+    return [
+        DirectionStats(loss=table.loss, **{k: v[i] for k, v in fields.items()})
+        for i in range(count)
+    ]
 
 
 def newton_start(stats: DirectionStats) -> float | None:

@@ -176,6 +176,12 @@ class Objective:
         total, _ = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, like), self.batches)
         return jax.tree.map(lambda x: x / self.count, total)
 
+    def on_device(self) -> "Objective":
+        """The same with what is the host's copied to the device, once for many calls."""
+        arrays = self.params, self.batches, self.traced
+        params, batches, traced = jax.tree.map(jnp.asarray, arrays)
+        return dataclasses.replace(self, params=params, batches=batches, traced=traced)
+
     def check_directions(self, directions: Mapping[str, Any]) -> None:
         """Raises for a direction that is not like the parameters, naming it."""
         for name, direction in directions.items():
