@@ -50,7 +50,8 @@ def in_one_program(objective: Objective, makers: list[Callable], method, chunk) 
         loss, along = taylor(loss, objective.params, method)
         return loss, *_map_chunks(along, unit, len(makers), chunk)
 
-    return _summary(*objective.each(one_micro_batch), norms)
+    losses, slopes, sharpnesses = objective.each(one_micro_batch)
+    return _summary(losses, slopes, sharpnesses, norms)
 
 
 def _map_chunks(along, unit, count, chunk):
@@ -115,8 +116,9 @@ def one_by_one(objective: Objective, make: Callable, count: int, method, chunk) 
         found = [measure(along, some) for some in groups]
         return jax.device_get(loss), *map(np.concatenate, zip(*found, strict=True))
 
-    rows = [micro_batch(m) for m in range(objective.count)]
-    return _summary(*map(np.stack, zip(*rows, strict=True)), np.stack([s[2] for s in sizes]))
+    rows = zip(*map(micro_batch, range(objective.count)), strict=True)
+    losses, slopes, sharpnesses = map(np.stack, rows)
+    return _summary(losses, slopes, sharpnesses, np.stack([norm for *_, norm in sizes]))
 
 
 def _size(objective, u) -> tuple:

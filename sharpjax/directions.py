@@ -1,6 +1,5 @@
 """Slope and sharpness of many updates at one point, with their standard errors."""
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -214,16 +213,26 @@ def _measure_made_in_one(objective, grads, state, params, *, make, names, method
 
 
 def _statistics(names, table: Expansion) -> dict[str, DirectionStats]:
-    return dict(zip(names, _stats(table, count=len(names)), strict=True))
+    fields = _fields(table)
+    traced = is_traced(fields)
+    # Taken apart on the host, where that compiles nothing.
+    fields = fields if traced else jax.device_get(fields)
+    loss = fields.pop("loss")
+    stats = [
+        DirectionStats(loss=loss, **{k: v[i] for k, v in fields.items()}) for i in range(len(names))
+    ]
+    return dict(zip(names, stats if traced else jax.device_put(stats), strict=True))
 
 
-@functools.partial(jax.jit, static_argnames="count")
-def _stats(table: Expansion, count: int) -> list[DirectionStats]:
+@jax.jit
+def _fields(table: Expansion) -> dict[str, jax.Array]:
+    """The fields of `DirectionStats`: the loss, and the others for all directions [K]."""
     slope, sharpness = table.slopes, table.sharpnesses
     # NaN where there is no sharpness: the comparison is false then.
     convex = sharpness > 0
     safe = jnp.where(convex, sharpness, 1)
-    fields = {
+    return {
+        "loss": table.loss,
         "slope": slope,
         "slope_se": table.slopes_se,
         "sharpness": sharpness,
@@ -232,10 +241,6 @@ def _stats(table: Expansion, count: int) -> list[DirectionStats]:
         "newton_step": jnp.where(convex, -slope / safe, jnp.nan),
         "predicted_decrease": jnp.where(convex, slope**2 / (2 * safe), jnp.nan),
     }
-    return [
-        DirectionStats(loss=table.loss, **{k: v[i] for k, v in fields.items()})
-        for i in range(count)
-    ]
 
 
 def newton_start(stats: DirectionStats) -> float | None:

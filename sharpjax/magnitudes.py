@@ -4,9 +4,10 @@ Nothing sorts, ravels or gathers a tree: all is counted where it lies.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +79,9 @@ def top_share(tree: Any, fraction: float) -> jax.Array:
     """
     _check_fraction(fraction)
     check_real_leaves("tree", tree)
-    return _share(tree, float(fraction))
+    leaves = _leaves(tree)
+    threshold = top_fraction_threshold(leaves, float(fraction))
+    return _share(leaves, threshold, _wanted(leaves, float(fraction)))
 
 
 def top_overlap(updates: Mapping[str, Any], fraction: float) -> jax.Array:
@@ -117,7 +120,12 @@ def top_overlap(updates: Mapping[str, Any], fraction: float) -> jax.Array:
     for name, update in updates.items():
         check_real_leaves(f"updates[{name!r}]", update)
         check_same_structure(f"updates[{name!r}]", update, f"updates[{first!r}]", updates[first])
-    return _overlap([*updates.values()], float(fraction))
+    trees = [_leaves(update) for update in updates.values()]
+    wanted = _wanted(trees[0], float(fraction))
+    tops = [_top(x, top_fraction_threshold(x, float(fraction)), wanted) for x in trees]
+    pairs = itertools.combinations(zip(trees, tops, strict=True), 2)
+    counts = [_common(ours, theirs) for ours, theirs in pairs]
+    return _table(counts, [top.sound for top in tops], wanted)
 
 
 def _check_fraction(fraction) -> None:
@@ -144,99 +152,112 @@ def _reaching(tree, edges) -> list[jax.Array]:
     return [count(x) for x in jax.tree.leaves(widen(tree))]
 
 
-@functools.partial(jax.jit, static_argnames="fraction")
-def _share(tree, fraction):
-    scaled, sound = _scaled(tree)
-    top = _Top(scaled, fraction)
-    square_above = _sum(jnp.sum(jnp.where(x > top.threshold, x, 0) ** 2) for x in scaled)
+@functools.partial(jax.jit, static_argnames="wanted")
+def _share(leaves, threshold, wanted):
+    leaves = [jnp.abs(x) for x in widen(leaves)]
+    largest, sound = _largest(leaves)
+    scale = jnp.where(sound, largest, 1)  # Else squares vanish.
+    above = [x > threshold for x in leaves]
+    scaled = [x / scale.astype(x.dtype) for x in leaves]
+    pairs = zip(above, scaled, strict=True)
+    square_above = _sum(jnp.sum(jnp.where(mask, x, 0) ** 2) for mask, x in pairs)
     total = _sum(jnp.sum(x**2) for x in scaled)
-    at = jnp.asarray(top.missing, total.dtype) * top.threshold.astype(total.dtype) ** 2
+    missing = jnp.uint32(wanted) - _sum(_count([mask])[0] for mask in above)
+    at = missing.astype(total.dtype) * (threshold / scale).astype(total.dtype) ** 2
     return jnp.where(sound, (square_above + at) / total, jnp.nan)
 
 
-@functools.partial(jax.jit, static_argnames="fraction")
-def _overlap(updates, fraction):
-    trees = [[jnp.asarray(x) for x in jax.tree.leaves(u) if x.size] for u in updates]
-    sound = [jnp.isfinite(largest) & (largest > 0) for largest in map(_largest, trees)]
-    tops = [_Top(tree, fraction) for tree in trees]
-    size = sum(x.size for x in trees[0])
-    wanted = math.floor(size * fraction)
-    ends = [top.last_tie() for top in tops]
-    shared = jnp.zeros((len(tops), len(tops)), jnp.uint32)
-    for i in range(len(tops)):
-        for leaf in range(len(trees[0])):
-            members = [tops[j].members(leaf, ends[j]) for j in range(i, len(tops))]
-            counts = _count([members[0] & other for other in members])
-            shared = shared.at[i, i:].add(counts)
-    shared = jnp.triu(shared) + jnp.triu(shared, 1).T
+class _Top(NamedTuple):
+    """The largest coordinates of a tree: all above τ, and of those equal to it the first."""
+
+    threshold: jax.Array
+    end: jax.Array
+    """The index that exactly as many ties precede as are missing above τ."""
+    sound: jax.Array
+    """Whether the tree is finite and not zero."""
+
+
+# What follows is compiled for one tree, or for two: the same programs serve any number of them.
+@functools.partial(jax.jit, static_argnames="wanted")
+def _top(leaves, threshold, wanted) -> _Top:
+    above = _sum(_count([jnp.abs(x) > threshold])[0] for x in leaves)
+    missing = jnp.uint32(wanted) - above
+
+    def search():
+        """By bisection."""
+
+        def halve(_, bounds):
+            low, high = bounds  # Too few precede low; enough precede high.
+            middle = low + (high - low) // 2
+            enough = _ties_before(leaves, threshold, middle) >= missing
+            return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
+
+        last = jnp.uint32(sum(x.size for x in leaves))
+        return jax.lax.fori_loop(0, 32, halve, (jnp.uint32(0), last))[1]
+
+    end = jax.lax.cond(missing > 0, search, lambda: jnp.uint32(0))
+    return _Top(threshold, end, _largest(leaves)[1])
+
+
+@jax.jit
+def _common(ours, theirs) -> jax.Array:
+    """How many coordinates are among the largest of both of two trees with their `_Top`."""
+    return _sum(_count([a & b])[0] for a, b in zip(_members(*ours), _members(*theirs), strict=True))
+
+
+@functools.partial(jax.jit, static_argnames="wanted")
+def _table(counts, sound, wanted):
+    """[K, K] shares from the counts of the pairs above the diagonal, row by row."""
+    size = len(sound)
+    shared = jnp.zeros((size, size)).at[np.triu_indices(size, 1)].set(jnp.stack([0, *counts])[1:])
+    shared = (shared + shared.T) / max(wanted, 1) + jnp.eye(size)
     both = jnp.stack(sound)[:, None] & jnp.stack(sound)[None, :]
-    return jnp.where(both & (wanted > 0), shared / jnp.float32(max(wanted, 1)), jnp.nan)
+    return jnp.where(both & (wanted > 0), shared, jnp.nan).astype(jnp.float32)
 
 
-class _Top:
-    """The ⌊n·fraction⌋ largest of some leaves: all above τ, and the first of those equal to it."""
+def _members(leaves, top):
+    """Which coordinates belong to the top, by leaf."""
+    indices = _indices(leaves)
+    return [
+        (jnp.abs(x) > top.threshold) | ((jnp.abs(x) == top.threshold) & (index < top.end))
+        for x, index in zip(leaves, indices, strict=True)
+    ]
 
-    def __init__(self, leaves: Sequence[jax.Array], fraction: float):
-        self.leaves = leaves
-        self.threshold = top_fraction_threshold(list(leaves), fraction)
-        sizes = [x.size for x in leaves]
-        self.offsets = np.cumsum([0, *sizes])[:-1]
-        above = _sum(_count([jnp.abs(x) > self.threshold])[0] for x in leaves)
-        self.missing = jnp.uint32(math.floor(sum(sizes) * fraction)) - above
 
-    def members(self, leaf: int, end: jax.Array) -> jax.Array:
-        """Which coordinates of a leaf belong to the top, given `last_tie`."""
-        x = jnp.abs(self.leaves[leaf])
-        tie = (x == self.threshold) & (self._index(leaf) < end)
-        return (x > self.threshold) | tie
+def _ties_before(leaves, threshold, end):
+    pairs = zip(leaves, _indices(leaves), strict=True)
+    return _sum(_count([(jnp.abs(x) == threshold) & (index < end)])[0] for x, index in pairs)
 
-    def last_tie(self) -> jax.Array:
-        """The index that exactly as many ties precede as are missing, by bisection."""
 
-        def search():
-            def halve(_, bounds):
-                low, high = bounds  # Too few precede low; enough precede high.
-                middle = low + (high - low) // 2
-                enough = self._ties_before(middle) >= self.missing
-                return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
-
-            last = jnp.uint32(sum(x.size for x in self.leaves))
-            return jax.lax.fori_loop(0, 32, halve, (jnp.uint32(0), last))[1]
-
-        return jax.lax.cond(self.missing > 0, search, lambda: jnp.uint32(0))
-
-    def _ties_before(self, end):
-        ties = [
-            (jnp.abs(x) == self.threshold) & (self._index(i) < end)
-            for i, x in enumerate(self.leaves)
-        ]
-        return _sum(_count([tie])[0] for tie in ties)
-
-    def _index(self, leaf):
-        """Where each coordinate is in the tree, laid out in a row."""
-        shape = self.leaves[leaf].shape
-        strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-        index = jnp.full((), self.offsets[leaf], jnp.uint32)
+def _indices(leaves) -> list[jax.Array]:
+    """Where each coordinate is in the tree, laid out in a row."""
+    found, offset = [], 0
+    for x in leaves:
+        strides = [math.prod(x.shape[axis + 1 :]) for axis in range(x.ndim)]
+        index = jnp.full((), offset, jnp.uint32)
         for axis, stride in enumerate(strides):
-            index = index + jnp.uint32(stride) * jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
-        return index
+            index = index + jnp.uint32(stride) * jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+        found.append(index)
+        offset += x.size
+    return found
 
 
-def _scaled(tree) -> tuple[list[jax.Array], jax.Array]:
-    """Magnitudes relative to the largest, whose squares do not vanish; whether there are any."""
-    leaves = [x for x in jax.tree.leaves(widen(tree)) if x.size]
-    largest = _largest(leaves)
-    sound = jnp.isfinite(largest) & (largest > 0)
-    scale = jnp.where(sound, largest, 1)
-    return [jnp.abs(x) / scale.astype(x.dtype) for x in leaves], sound
+def _leaves(tree) -> list[jax.Array]:
+    return [jnp.asarray(x) for x in jax.tree.leaves(tree) if np.size(x)]
+
+
+def _wanted(leaves, fraction) -> int:
+    return math.floor(sum(x.size for x in leaves) * fraction)
 
 
 def _sum(terms: Iterable[jax.Array]) -> jax.Array:
     return functools.reduce(jnp.add, terms)
 
 
-def _largest(leaves) -> jax.Array:
-    return functools.reduce(jnp.maximum, [jnp.max(jnp.abs(x)) for x in leaves])
+def _largest(leaves) -> tuple[jax.Array, jax.Array]:
+    """The largest magnitude, and whether it is finite and not zero."""
+    largest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(x)) for x in leaves])
+    return largest, jnp.isfinite(largest) & (largest > 0)
 
 
 def _count(masks: Sequence[jax.Array]) -> jax.Array:
