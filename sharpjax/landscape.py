@@ -10,18 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from sharpjax._arguments import join
+from sharpjax._expansions import one_by_one
 from sharpjax._line_search import LARGEST, SMALLEST, Line, search
 from sharpjax.objective import (
     LossFn,
     Objective,
     Params,
+    divided,
     magnitude,
     objective,
     result,
     static,
     widen,
 )
-from sharpjax.taylor import taylor
 
 # Steps that one compiled call can take; it evaluates no more than it is given.
 _ROOM = 16
@@ -171,10 +172,12 @@ def search_along(
         raise ValueError(f"initial_step must be positive and finite, got {initial_step!r}")
     measured = objective(loss_fn, params, batches, args=args, has_aux=has_aux)
     measured.check_directions({"direction": direction})
-    size, length, resolution = map(float, measured.run(_scales, direction))
+    size, resolution, *divisors, length = map(float, measured.run(_scales, direction))
     # NaN·0 is NaN: the loss at params is seen along a direction that is finite.
-    finite = direction if math.isfinite(length) else jax.tree.map(jnp.zeros_like, direction)
-    line = Line(_evaluator(measured, finite), max_evaluations, resolution)
+    finite = direction
+    if not math.isfinite(length):
+        finite, divisors = jax.tree.map(jnp.zeros_like, direction), [1.0, 1.0]
+    line = Line(_evaluator(measured, finite, divisors), max_evaluations, resolution)
     line.look(0.0)
     if not math.isfinite(line.seen[0.0]):
         raise ValueError(f"the loss at params must be finite, got {line.seen[0.0]}")
@@ -191,16 +194,19 @@ def search_along(
     return LineSearch(np.array(steps), losses, best, decrease, critical, status)
 
 
-def _evaluator(measured: Objective, direction: Any) -> Callable[[Sequence[float]], list[float]]:
+def _evaluator(
+    measured: Objective, direction: Any, divisors: Sequence[float]
+) -> Callable[[Sequence[float]], list[float]]:
     """The losses at any number of steps, by one compiled call that takes `_ROOM` of them."""
     dtype = np.dtype(jnp.result_type(float))
+    scales = np.asarray(divisors, dtype)
 
     def losses_at(steps):
         found = []
         for first in range(0, len(steps), _ROOM):
             some = np.asarray(steps[first : first + _ROOM], dtype)
             padded = np.pad(some, (0, _ROOM - len(some)))
-            losses = measured.run(_first_losses, direction, padded, np.int32(len(some)))
+            losses = measured.run(_first_losses, direction, scales, padded, np.int32(len(some)))
             found += np.asarray(losses, np.float64)[: len(some)].tolist()
         return found
 
@@ -215,7 +221,9 @@ def newton_step(measured: Objective, direction: Any) -> float | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            slope, sharpness = map(float, measured.run(_slope_and_sharpness, direction))
+            # By the programs of `measure_directions`, which are often compiled by then.
+            found = one_by_one(measured, lambda _: direction, 1, "auto", 1)
+            slope, sharpness = float(found.slopes[0]), float(found.sharpnesses[0])
         except Exception:  # JAX refuses with many types; errors of the loss were found before.
             return None
     step = -slope / sharpness if slope < 0 < sharpness else math.nan
@@ -227,9 +235,11 @@ def _losses(objective: Objective, direction: Any, steps: jax.Array) -> jax.Array
     return jax.lax.map(lambda step: _loss_at(objective, unit, step), steps)
 
 
-def _first_losses(objective: Objective, direction: Any, steps: jax.Array, count: Any) -> jax.Array:
+def _first_losses(
+    objective: Objective, direction: Any, divisors: jax.Array, steps: jax.Array, count: Any
+) -> jax.Array:
     """Those of the first `count` steps, so that one program serves any number of them."""
-    unit, _ = objective.unit(direction)
+    unit = objective.like_params(divided(widen(direction), *divisors))
     kind = jax.eval_shape(lambda: _loss_at(objective, unit, steps[0]))
     return jax.lax.fori_loop(
         0,
@@ -244,8 +254,8 @@ def _loss_at(objective: Objective, unit: Any, step: jax.Array) -> jax.Array:
     return jnp.mean(objective.each(lambda loss: loss(there)))
 
 
-def _scales(objective: Objective, direction: Any) -> tuple[jax.Array, jax.Array, Any]:
-    """‖params‖, ‖direction‖, and one unit in the last digit of the loss, relative to it.
+def _scales(objective: Objective, direction: Any) -> tuple[Any, ...]:
+    """‖params‖, one unit in the last digit of the loss, relative to it, and `magnitude`.
 
     A loss in 16 bits is coarser than its mean, in which the rounding of M micro-batches averages.
     """
@@ -255,12 +265,4 @@ def _scales(objective: Objective, direction: Any) -> tuple[jax.Array, jax.Array,
     own = (out[0] if objective.has_aux else out).dtype
     mean = jnp.promote_types(own, jnp.float32)
     epsilon = max(jnp.finfo(own).eps / objective.count**0.5, jnp.finfo(mean).eps)
-    return magnitude(objective.params)[2], magnitude(direction)[2], jnp.asarray(float(epsilon))
-
-
-def _slope_and_sharpness(objective: Objective, direction: Any) -> tuple[jax.Array, jax.Array]:
-    unit, _ = objective.unit(direction)
-    slopes, sharpnesses = objective.each(
-        lambda loss: taylor(loss, objective.params, "auto")[1](unit)
-    )
-    return slopes.mean(), sharpnesses.mean()
+    return magnitude(objective.params)[2], jnp.asarray(float(epsilon)), *magnitude(direction)

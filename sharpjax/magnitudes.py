@@ -50,7 +50,8 @@ def magnitude_histogram(tree: Any, edges: Any) -> np.ndarray:
     if edges.ndim != 1 or not (np.all(np.isfinite(edges)) and np.all(np.diff(edges) > 0)):
         raise ValueError(f"edges must be finite and ascending along one axis, got {edges!r}")
     size = sum(np.size(x) for x in jax.tree.leaves(tree))
-    counts = [np.asarray(x, np.int64) for x in _reaching(tree, edges)]
+    found = [_reaching(x, edges) for x in jax.tree.leaves(tree)]
+    counts = [np.asarray(x, np.int64) for x in found]
     reaching = sum(counts, np.zeros(len(edges), np.int64))
     return -np.diff(np.concatenate([[size], reaching, [0]]))
 
@@ -81,7 +82,10 @@ def top_share(tree: Any, fraction: float) -> jax.Array:
     check_real_leaves("tree", tree)
     leaves = _leaves(tree)
     threshold = top_fraction_threshold(leaves, float(fraction))
-    return _share(leaves, threshold, _wanted(leaves, float(fraction)))
+    largest, sound = _largest(leaves)  # Relative to it, squares do not vanish.
+    scale = jnp.where(sound, largest, 1)
+    squares = [_squares(x, threshold, scale) for x in leaves]
+    return _share(squares, threshold, scale, sound, _wanted(leaves, float(fraction)))
 
 
 def top_overlap(updates: Mapping[str, Any], fraction: float) -> jax.Array:
@@ -122,7 +126,7 @@ def top_overlap(updates: Mapping[str, Any], fraction: float) -> jax.Array:
         check_same_structure(f"updates[{name!r}]", update, f"updates[{first!r}]", updates[first])
     trees = [_leaves(update) for update in updates.values()]
     wanted = _wanted(trees[0], float(fraction))
-    tops = [_top(x, top_fraction_threshold(x, float(fraction)), wanted) for x in trees]
+    tops = [_top(x, float(fraction), wanted) for x in trees]
     pairs = itertools.combinations(zip(trees, tops, strict=True), 2)
     counts = [_common(ours, theirs) for ours, theirs in pairs]
     return _table(counts, [top.sound for top in tops], wanted)
@@ -134,37 +138,36 @@ def _check_fraction(fraction) -> None:
     check_in_range("fraction", fraction, 0.0, 1.0)
 
 
+# Programs are of one leaf: they serve all leaves of its shape, of any number of trees.
 @jax.jit
-def _reaching(tree, edges) -> list[jax.Array]:
-    """For each leaf, how many magnitudes are not below each edge."""
+def _reaching(x, edges) -> jax.Array:
+    """How many magnitudes are not below each edge."""
     edges = jnp.asarray(edges)
+    x = widen(x)
+    at = jnp.pad(edges, (0, -len(edges) % _TOGETHER)).astype(x.dtype)
 
-    def count(x):
-        at = jnp.pad(edges, (0, -len(edges) % _TOGETHER)).astype(x.dtype)
+    def some(pivots):
+        # Tied to the pivots, or XLA hoists the magnitudes out of the loop: a copy.
+        values, pivots = jax.lax.optimization_barrier((x, pivots))
+        return _count([~(jnp.abs(values) < pivot) for pivot in pivots])
 
-        def some(pivots):
-            # Tied to the pivots, or XLA hoists the magnitudes out of the loop: a copy.
-            values, pivots = jax.lax.optimization_barrier((x, pivots))
-            return _count([~(jnp.abs(values) < pivot) for pivot in pivots])
+    return jax.lax.map(some, at.reshape(-1, _TOGETHER)).reshape(-1)[: len(edges)]
 
-        return jax.lax.map(some, at.reshape(-1, _TOGETHER)).reshape(-1)[: len(edges)]
 
-    return [count(x) for x in jax.tree.leaves(widen(tree))]
+@jax.jit
+def _squares(x, threshold, scale) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Sums of (x/scale)² above the threshold and of all, and how many are above it."""
+    x = jnp.abs(widen(x))
+    above, square = x > threshold, jnp.square(x / scale.astype(x.dtype))
+    return jnp.sum(jnp.where(above, square, 0)), jnp.sum(square), _count([above])[0]
 
 
 @functools.partial(jax.jit, static_argnames="wanted")
-def _share(leaves, threshold, wanted):
-    leaves = [jnp.abs(x) for x in widen(leaves)]
-    largest, sound = _largest(leaves)
-    scale = jnp.where(sound, largest, 1)  # Else squares vanish.
-    above = [x > threshold for x in leaves]
-    scaled = [x / scale.astype(x.dtype) for x in leaves]
-    pairs = zip(above, scaled, strict=True)
-    square_above = _sum(jnp.sum(jnp.where(mask, x, 0) ** 2) for mask, x in pairs)
-    total = _sum(jnp.sum(x**2) for x in scaled)
-    missing = jnp.uint32(wanted) - _sum(_count([mask])[0] for mask in above)
-    at = missing.astype(total.dtype) * (threshold / scale).astype(total.dtype) ** 2
-    return jnp.where(sound, (square_above + at) / total, jnp.nan)
+def _share(squares, threshold, scale, sound, wanted):
+    above, total, counts = map(_sum, zip(*squares, strict=True))
+    missing = (jnp.uint32(wanted) - counts).astype(total.dtype)
+    at = missing * (widen(threshold) / scale).astype(total.dtype) ** 2
+    return jnp.where(sound, (above + at) / total, jnp.nan)
 
 
 class _Top(NamedTuple):
@@ -177,15 +180,30 @@ class _Top(NamedTuple):
     """Whether the tree is finite and not zero."""
 
 
-# What follows is compiled for one tree, or for two: the same programs serve any number of them.
+def _top(leaves, fraction, wanted) -> _Top:
+    threshold = top_fraction_threshold(leaves, fraction)
+    missing = _missing([_above(x, threshold) for x in leaves], wanted)
+    # Ties are rare: where values can be looked at, their program is compiled only if it runs.
+    none = not isinstance(missing, Tracer) and not missing.any()
+    end = jnp.uint32(0) if none else _last_tie(leaves, threshold, missing)
+    return _Top(threshold, end, _largest(leaves)[1])
+
+
+@jax.jit
+def _above(x, threshold):
+    return _count([jnp.abs(x) > threshold])[0]
+
+
 @functools.partial(jax.jit, static_argnames="wanted")
-def _top(leaves, threshold, wanted) -> _Top:
-    above = _sum(_count([jnp.abs(x) > threshold])[0] for x in leaves)
-    missing = jnp.uint32(wanted) - above
+def _missing(above, wanted):
+    return jnp.uint32(wanted) - _sum(above)
+
+
+@jax.jit
+def _last_tie(leaves, threshold, missing):
+    """The index that exactly as many ties precede as are missing, by bisection."""
 
     def search():
-        """By bisection."""
-
         def halve(_, bounds):
             low, high = bounds  # Too few precede low; enough precede high.
             middle = low + (high - low) // 2
@@ -195,51 +213,57 @@ def _top(leaves, threshold, wanted) -> _Top:
         last = jnp.uint32(sum(x.size for x in leaves))
         return jax.lax.fori_loop(0, 32, halve, (jnp.uint32(0), last))[1]
 
-    end = jax.lax.cond(missing > 0, search, lambda: jnp.uint32(0))
-    return _Top(threshold, end, _largest(leaves)[1])
+    return jax.lax.cond(missing > 0, search, lambda: jnp.uint32(0))
+
+
+def _common(ours, theirs) -> list[jax.Array]:
+    """By leaf, how many coordinates are among the largest of both of two (leaves, `_Top`)."""
+    (ours, top), (theirs, other) = ours, theirs
+    pairs = zip(ours, theirs, _offsets(ours), strict=True)
+    return [_common_of_leaf(x, top, y, other, offset) for x, y, offset in pairs]
 
 
 @jax.jit
-def _common(ours, theirs) -> jax.Array:
-    """How many coordinates are among the largest of both of two trees with their `_Top`."""
-    return _sum(_count([a & b])[0] for a, b in zip(_members(*ours), _members(*theirs), strict=True))
+def _common_of_leaf(x, x_top, y, y_top, offset):
+    return _count([_members(x, x_top, offset) & _members(y, y_top, offset)])[0]
 
 
 @functools.partial(jax.jit, static_argnames="wanted")
 def _table(counts, sound, wanted):
-    """[K, K] shares from the counts of the pairs above the diagonal, row by row."""
+    """[K, K] shares from the counts of the pairs above the diagonal, row by row, each by leaf."""
     size = len(sound)
-    shared = jnp.zeros((size, size)).at[np.triu_indices(size, 1)].set(jnp.stack([0, *counts])[1:])
-    shared = (shared + shared.T) / max(wanted, 1) + jnp.eye(size)
+    shared = jnp.zeros((size, size), jnp.float32)
+    if counts:
+        totals = jnp.stack(list(map(_sum, counts)))
+        shared = shared.at[np.triu_indices(size, 1)].set(totals.astype(jnp.float32))
+    shared = (shared + shared.T) / max(wanted, 1) + jnp.eye(size, dtype=jnp.float32)
     both = jnp.stack(sound)[:, None] & jnp.stack(sound)[None, :]
-    return jnp.where(both & (wanted > 0), shared, jnp.nan).astype(jnp.float32)
+    return jnp.where(both & (wanted > 0), shared, jnp.nan)
 
 
-def _members(leaves, top):
-    """Which coordinates belong to the top, by leaf."""
-    indices = _indices(leaves)
-    return [
-        (jnp.abs(x) > top.threshold) | ((jnp.abs(x) == top.threshold) & (index < top.end))
-        for x, index in zip(leaves, indices, strict=True)
-    ]
+def _members(x, top, offset):
+    """Which coordinates of a leaf belong to the top."""
+    tie = (jnp.abs(x) == top.threshold) & (_index(x, offset) < top.end)
+    return (jnp.abs(x) > top.threshold) | tie
 
 
 def _ties_before(leaves, threshold, end):
-    pairs = zip(leaves, _indices(leaves), strict=True)
-    return _sum(_count([(jnp.abs(x) == threshold) & (index < end)])[0] for x, index in pairs)
+    pairs = zip(leaves, _offsets(leaves), strict=True)
+    ties = [(jnp.abs(x) == threshold) & (_index(x, offset) < end) for x, offset in pairs]
+    return _sum(_count([tie])[0] for tie in ties)
 
 
-def _indices(leaves) -> list[jax.Array]:
+def _index(x, offset) -> jax.Array:
     """Where each coordinate is in the tree, laid out in a row."""
-    found, offset = [], 0
-    for x in leaves:
-        strides = [math.prod(x.shape[axis + 1 :]) for axis in range(x.ndim)]
-        index = jnp.full((), offset, jnp.uint32)
-        for axis, stride in enumerate(strides):
-            index = index + jnp.uint32(stride) * jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-        found.append(index)
-        offset += x.size
-    return found
+    strides = [math.prod(x.shape[axis + 1 :]) for axis in range(x.ndim)]
+    index = jnp.full((), offset, jnp.uint32)
+    for axis, stride in enumerate(strides):
+        index = index + jnp.uint32(stride) * jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+    return index
+
+
+def _offsets(leaves) -> np.ndarray:
+    return np.cumsum([0, *(x.size for x in leaves)])[:-1].astype(np.uint32)
 
 
 def _leaves(tree) -> list[jax.Array]:
@@ -256,7 +280,17 @@ def _sum(terms: Iterable[jax.Array]) -> jax.Array:
 
 def _largest(leaves) -> tuple[jax.Array, jax.Array]:
     """The largest magnitude, and whether it is finite and not zero."""
-    largest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(x)) for x in leaves])
+    return _overall([_largest_of_leaf(x) for x in leaves])
+
+
+@jax.jit
+def _largest_of_leaf(x):
+    return jnp.max(jnp.abs(widen(x)))
+
+
+@jax.jit
+def _overall(magnitudes):
+    largest = functools.reduce(jnp.maximum, magnitudes)
     return largest, jnp.isfinite(largest) & (largest > 0)
 
 
