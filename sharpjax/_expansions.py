@@ -6,7 +6,7 @@ of what directions share, one of a direction, which compile once for any number 
 each where it lies.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -28,6 +28,13 @@ _SAFE = 2.0**-20, 2.0**20
 def is_traced(*trees: Any) -> bool:
     """Whether a transformation is at work on some of these."""
     return any(isinstance(x, Tracer) for x in jax.tree.leaves(trees))
+
+
+def magnitudes(objective: Objective, updates: Sequence[Any]) -> list[tuple]:
+    """`magnitude` of each, measured before a program makes units of them all."""
+    if is_traced(objective.params, updates):
+        return [objective.run(_magnitude, u) for u in updates]
+    return [_size(objective, u) for u in updates]
 
 
 # One program -------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from sharpjax._arguments import Static, join, widen
 from sharpjax._checks import check_real_leaves
+from sharpjax._expansions import magnitudes
 from sharpjax._programs import has_primitive
 from sharpjax.objective import (
     Objective,
@@ -101,7 +102,8 @@ def gauss_newton_sharpness(
     """
     loss_fn = _LossOfOutputs(Static(outputs_fn), Static(loss_of_outputs))
     measured = updates_objective(loss_fn, params, updates, batches, args, has_aux=False)
-    parts = measured.run(_split, [*updates.values()])
+    us = [*updates.values()]
+    parts = measured.run(_split, us, magnitudes(measured, us))
     return {name: GaussNewton(*(value[i] for value in parts)) for i, name in enumerate(updates)}
 
 
@@ -124,11 +126,12 @@ class _LossOfOutputs:
         return self.loss_of_outputs.value(outputs, batch)
 
 
-def _split(objective: Objective, updates) -> list[jax.Array]:
+def _split(objective: Objective, updates, sizes) -> list[jax.Array]:
     """[K] of each field of `GaussNewton`."""
     loss_fn, args = objective.loss_fn, lambda: join(objective.traced, objective.rest)
     assert isinstance(loss_fn, _LossOfOutputs)
-    units, norms = stack_units(objective, updates)
+    units = stack_units(objective, updates, sizes)
+    norms = jnp.stack([norm for *_, norm in sizes])
 
     def one_micro_batch(batch):
         _, _, product = linearize_gradient(objective.at(batch), objective.params)

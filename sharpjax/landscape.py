@@ -10,14 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from sharpjax._arguments import join
-from sharpjax._expansions import one_by_one
+from sharpjax._expansions import magnitudes, one_by_one
 from sharpjax._line_search import LARGEST, SMALLEST, Line, search
 from sharpjax.objective import (
     LossFn,
     Objective,
     Params,
     divided,
-    magnitude,
     objective,
     result,
     static,
@@ -172,7 +171,8 @@ def search_along(
         raise ValueError(f"initial_step must be positive and finite, got {initial_step!r}")
     measured = objective(loss_fn, params, batches, args=args, has_aux=has_aux)
     measured.check_directions({"direction": direction})
-    size, resolution, *divisors, length = map(float, measured.run(_scales, direction))
+    resolution = float(measured.run(_resolution))
+    (*_, size), (*divisors, length) = magnitudes(measured, [params, direction])
     # NaN·0 is NaN: the loss at params is seen along a direction that is finite.
     finite = direction
     if not math.isfinite(length):
@@ -186,7 +186,7 @@ def search_along(
     elif length == 0:
         status, best, critical = "no decrease", 0.0, 0.0
     else:
-        first = initial_step or newton_step(measured, direction) or 1e-3 * size or 1.0
+        first = initial_step or newton_step(measured, direction) or 1e-3 * float(size) or 1.0
         status, best, critical = search(line, first, points)
     steps = line.steps()
     losses = np.array([line.seen[step] for step in steps])
@@ -254,8 +254,8 @@ def _loss_at(objective: Objective, unit: Any, step: jax.Array) -> jax.Array:
     return jnp.mean(objective.each(lambda loss: loss(there)))
 
 
-def _scales(objective: Objective, direction: Any) -> tuple[Any, ...]:
-    """‖params‖, one unit in the last digit of the loss, relative to it, and `magnitude`.
+def _resolution(objective: Objective) -> jax.Array:
+    """One unit in the last digit of the loss, relative to it.
 
     A loss in 16 bits is coarser than its mean, in which the rounding of M micro-batches averages.
     """
@@ -265,4 +265,4 @@ def _scales(objective: Objective, direction: Any) -> tuple[Any, ...]:
     own = (out[0] if objective.has_aux else out).dtype
     mean = jnp.promote_types(own, jnp.float32)
     epsilon = max(jnp.finfo(own).eps / objective.count**0.5, jnp.finfo(mean).eps)
-    return magnitude(objective.params)[2], jnp.asarray(float(epsilon)), *magnitude(direction)
+    return jnp.asarray(float(epsilon))

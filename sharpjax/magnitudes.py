@@ -216,11 +216,16 @@ def _last_tie(leaves, threshold, missing):
     return jax.lax.cond(missing > 0, search, lambda: jnp.uint32(0))
 
 
-def _common(ours, theirs) -> list[jax.Array]:
-    """By leaf, how many coordinates are among the largest of both of two (leaves, `_Top`)."""
+def _common(ours, theirs) -> jax.Array:
+    """How many coordinates are among the largest of both of two (leaves, `_Top`)."""
     (ours, top), (theirs, other) = ours, theirs
     pairs = zip(ours, theirs, _offsets(ours), strict=True)
-    return [_common_of_leaf(x, top, y, other, offset) for x, y, offset in pairs]
+    return _total([_common_of_leaf(x, top, y, other, offset) for x, y, offset in pairs])
+
+
+@jax.jit
+def _total(counts):
+    return _sum(counts)
 
 
 @jax.jit
@@ -230,12 +235,12 @@ def _common_of_leaf(x, x_top, y, y_top, offset):
 
 @functools.partial(jax.jit, static_argnames="wanted")
 def _table(counts, sound, wanted):
-    """[K, K] shares from the counts of the pairs above the diagonal, row by row, each by leaf."""
+    """[K, K] shares from the counts of the pairs above the diagonal, row by row."""
     size = len(sound)
     shared = jnp.zeros((size, size), jnp.float32)
     if counts:
-        totals = jnp.stack(list(map(_sum, counts)))
-        shared = shared.at[np.triu_indices(size, 1)].set(totals.astype(jnp.float32))
+        pairs = np.triu_indices(size, 1)
+        shared = shared.at[pairs].set(jnp.stack(counts).astype(jnp.float32))
     shared = (shared + shared.T) / max(wanted, 1) + jnp.eye(size, dtype=jnp.float32)
     both = jnp.stack(sound)[:, None] & jnp.stack(sound)[None, :]
     return jnp.where(both & (wanted > 0), shared, jnp.nan)

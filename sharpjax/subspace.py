@@ -9,6 +9,7 @@ import numpy as np
 
 from sharpjax._arguments import widen
 from sharpjax._checks import check_real_leaves, check_same_structure
+from sharpjax._expansions import magnitudes
 from sharpjax.objective import (
     LossFn,
     Objective,
@@ -105,7 +106,8 @@ def measure_span(
         (('a', 'b'), [1.0, -3.0], [[1.0, 0.0], [0.0, 3.0]])
     """
     measured = updates_objective(loss_fn, params, updates, batches, args, has_aux)
-    return SpanModel(tuple(updates), *measured.run(_span, [*updates.values()]))
+    us = [*updates.values()]
+    return SpanModel(tuple(updates), *measured.run(_span, us, magnitudes(measured, us)))
 
 
 def span_step(
@@ -201,10 +203,13 @@ def combine_directions(updates: Mapping[str, Any], coefficients: Sequence[float]
     return _combine([*updates.values()], jnp.asarray(coefficients))
 
 
-def stack_units(objective: Objective, updates: Sequence[Any]) -> tuple[Any, jax.Array]:
-    """A tree of stacked unit directions [K, …], typed as the parameters, and their norms [K]."""
-    units, norms = zip(*map(objective.unit, updates), strict=True)
-    return jax.tree.map(lambda *us: jnp.stack(us), *units), jnp.stack(norms)
+def stack_units(objective: Objective, updates: Sequence[Any], sizes: Sequence[tuple]) -> Any:
+    """A tree of stacked unit directions [K, …], typed as the parameters, by their `magnitudes`."""
+    units = [
+        objective.like_params(divided(widen(u), scale, divisor))
+        for u, (scale, divisor, _) in zip(updates, sizes, strict=True)
+    ]
+    return jax.tree.map(lambda *us: jnp.stack(us), *units)
 
 
 @jax.jit
@@ -220,8 +225,8 @@ def _combine(updates, coefficients):
     return total
 
 
-def _span(objective: Objective, updates) -> tuple[jax.Array, ...]:
-    units, _ = stack_units(objective, updates)
+def _span(objective: Objective, updates, sizes) -> tuple[jax.Array, ...]:
+    units = stack_units(objective, updates, sizes)
 
     def dots(tree):
         """[K] products of all unit directions with one tree."""
