@@ -66,11 +66,13 @@ def measure_directions(
     method: str = "auto",
     chunk: int | None = None,
 ) -> dict[str, DirectionStats]:
-    """Slope, sharpness and their errors for many updates at one point, in one compiled call.
+    """Slope, sharpness and their errors for many updates at one point.
 
     The objective is the mean of `loss_fn(params, batch, *args)` over the micro-batches, which are
-    scanned: the peak memory is one micro-batch's. Per micro-batch, what does not depend on the
-    direction is computed once and shared. May be jitted.
+    taken one after the other: the peak memory is one micro-batch's. Per micro-batch, what does not
+    depend on the direction is computed once and shared. What is compiled serves any number of
+    directions. May be jitted: then all is one program, which takes longer to compile the more
+    directions there are.
 
     Args:
         loss_fn: `loss_fn(params, batch, *args)` -> real scalar. It is compiled and kept as
@@ -134,7 +136,7 @@ def measure_updates(
     The same numbers as `measure_directions(loss_fn, params, pseudo.update(grads, state,
     params)[0], batches)`. Each update is made from its optimizer's state where it is measured, for
     each micro-batch again, so that memory holds `chunk` of them: seven updates of 60 million
-    parameters are 1.7 GB. May be jitted.
+    parameters are 1.7 GB. May be jitted, as `measure_directions` may.
 
     Args:
         loss_fn: As in `measure_directions`, like all arguments that are not listed here.
