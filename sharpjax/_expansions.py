@@ -26,13 +26,14 @@ _SAFE = 2.0**-20, 2.0**20
 
 
 def is_traced(*trees: Any) -> bool:
-    """Whether a transformation is at work on some of these."""
-    return any(isinstance(x, Tracer) for x in jax.tree.leaves(trees))
+    """Whether a transformation is at work, on some of these or, as `jit` is, on all there is."""
+    anything = jnp.zeros(())
+    return any(isinstance(x, Tracer) for x in [anything, *jax.tree.leaves(trees)])
 
 
 def magnitudes(objective: Objective, updates: Sequence[Any]) -> list[tuple]:
     """`magnitude` of each, measured before a program makes units of them all."""
-    if is_traced(objective.params, updates):
+    if is_traced(objective.params, objective.batches, objective.traced, updates):
         return [objective.run(_magnitude, u) for u in updates]
     return [_size(objective, u) for u in updates]
 
