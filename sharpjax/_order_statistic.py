@@ -292,8 +292,8 @@ def _count_leaf(x: jax.Array, pivots: jax.Array, *, dtype: Any, limit: int) -> t
 def _row(x: jax.Array, i: int) -> jax.Array:
     """x[i], as a masked sum, so that leaves of one shape share a compiled kernel.
 
-    XLA:CPU compiles equal kernels once. A slice is a constant inside of its kernel, which makes that
-    of each leaf another; a mask is an argument.
+    XLA:CPU compiles equal kernels once. Where a slice begins is a constant inside of its kernel, so
+    that each leaf's is another; a mask is an argument.
     """
     if len(x) == 1:
         return x[0]
@@ -304,8 +304,9 @@ def _row(x: jax.Array, i: int) -> jax.Array:
 def _merged(groups: Sequence[Sequence[jax.Array]], dtype: Any) -> tuple[list[jax.Array], list]:
     """The leaves with the small ones joined, and for each leaf the groups that its rows belong to.
 
-    A kernel for each small leaf would be slow. With one group they become one leaf; with many, those
-    of one size become the rows of a leaf. Any other leaf is one row, as are all that a mesh splits.
+    A kernel for each small leaf would be slow. With one group they become one leaf; with many,
+    those of one size become the rows of a leaf. Every other leaf is one row, and so is each that a
+    mesh splits.
     """
     leaves, owners, small = [], [], {}
     for i, group in enumerate(groups):
