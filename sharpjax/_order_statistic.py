@@ -205,7 +205,9 @@ def _sampled_pivots(
     above = (count * share)[:, None] + deviation[:, None] * jnp.float32([[1, 0, -1]])
     last = counts - 1
     from_below = jnp.clip(last[:, None] - above.astype(jnp.int32), 0, last[:, None])
-    return keys[(np.cumsum(counts) - counts)[:, None] + from_below]
+    pivots = keys[(np.cumsum(counts) - counts)[:, None] + from_below]
+    # One above where they tie: if the rank lies in the tie, that is the end.
+    return pivots.at[:, 2].max(pivots[:, 1] + pivots.dtype.type(1))
 
 
 def _strided(x: jax.Array, rows: int, stride: int) -> jax.Array:

@@ -141,6 +141,13 @@ def test_few_passes_on_smooth_distributions(name):
     assert np.quantile(passes, 0.9) <= 6 and max(passes) <= 9
 
 
+def test_a_tie_that_the_sample_sees_takes_one_pass():
+    zeros = np.random.default_rng(0).standard_normal(100_000).astype(np.float32)
+    zeros[::2] = 0
+    for x, fraction in ((np.full(100_000, 0.37, np.float32), 0.25), (zeros, 0.75)):
+        assert check_search(x, np.float32(fraction)) == 1
+
+
 def adversaries(n):
     rng = np.random.default_rng(0)
     geometric = np.ldexp(1.0, -(np.arange(n) % 250) + 120)
