@@ -1,7 +1,8 @@
 """The exact threshold against what a user would otherwise run: sorts and selections.
 
 Every run starts from the gradient itself, so the peers' time includes their |x|. All answers are
-checked to be the same number. `times_reference` is the time over sharpjax's, round by round.
+checked to be the same number. `passes` are the reads that sharpjax took, and `times_reference` the
+time over sharpjax's, round by round.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks import _harness
+from sharpjax._order_statistic import search
 from sharpjax.clipping import clip_top_fraction, top_fraction_threshold
 
 DISTRIBUTIONS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
@@ -51,12 +53,15 @@ def contenders(x: np.ndarray, fraction: float) -> dict[str, Callable[[], Any]]:
 
 
 def compare_peers(distribution: str, n: int, fraction: float, repeats: int) -> list[dict[str, Any]]:
-    runs = contenders(draw(distribution, n), fraction)
+    x = draw(distribution, n)
+    runs = contenders(x, fraction)
     answers = {name: float(run()) for name, run in runs.items()}
     if len(set(answers.values())) != 1:
         raise AssertionError(f"{distribution}, n = {n}: the thresholds differ: {answers}")
     rows = _harness.compare(_harness.interleaved_seconds(runs, repeats=repeats), "sharpjax")
-    return [{"distribution": distribution, "n": n} | row for row in rows]
+    passes = int(search([[jnp.asarray(x)]], fraction, x.dtype)[1])
+    case = {"distribution": distribution, "n": n, "passes": passes}
+    return [case | row for row in rows]
 
 
 def compare_scopes(n: int, fraction: float, repeats: int) -> list[dict[str, Any]]:

@@ -57,20 +57,23 @@ def threshold_keys(
     """The threshold's key for each group of leaves; groups of one dtype share their passes."""
     dtypes = [common_dtype(group) for group in groups]
     groups = [[x for x in group if x.size] for group in groups]
-    # Nothing to rank: infinity's key.
-    keys = [keys_of(jnp.asarray(jnp.inf, dtype), dtype) for dtype in dtypes]
+    keys: list[Any] = [None] * len(groups)
     for dtype in dict.fromkeys(dtypes):
         which = [i for i, group in enumerate(groups) if group and dtypes[i] == dtype]
         if which:
             found, _ = search([groups[i] for i in which], fraction, dtype, axis_name)
             for j, i in enumerate(which):
                 keys[i] = found[j]
-    return keys
+    # Nothing to rank: infinity's key.
+    return [
+        keys_of(jnp.asarray(jnp.inf, dtype), dtype) if key is None else key
+        for key, dtype in zip(keys, dtypes, strict=True)
+    ]
 
 
 def search(
     groups: Sequence[Sequence[jax.Array]], fraction: Any, dtype: Any, axis_name: Hashable = None
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[list[jax.Array], jax.Array]:
     """The key of each group's rank, and how many passes were needed; no group or leaf is empty."""
     sizes = [
         sum(
@@ -79,9 +82,10 @@ def search(
         )
         for pair in zip(groups, _axes(groups, axis_name), strict=True)
     ]
-    ranks = [rank_of(n, fraction) for n in sizes]
-    words = jnp.stack([r[0] for r in ranks]), jnp.stack([r[1] for r in ranks])
-    return _search(groups, words, sizes=tuple(sizes), dtype=dtype, axis_name=axis_name)
+    rank = {n: rank_of(n, fraction) for n in dict.fromkeys(sizes)}
+    each = np.array([list(rank).index(n) for n in sizes])
+    high, low = (jnp.stack(words)[each] for words in zip(*rank.values(), strict=True))
+    return _search(groups, (high, low), sizes=tuple(sizes), dtype=dtype, axis_name=axis_name)
 
 
 # Compiled once for calls outside of jit too.
@@ -92,31 +96,20 @@ def _search(groups: Any, ranks: Wide, *, sizes: Any, dtype: Any, axis_name: Any)
     A bracket [low, high) holds it: more than `rank` keys reach `low`, and no more reach `high`.
     """
     uint, bits = UINT[dtype.itemsize], 8 * dtype.itemsize
-    groups = [[lax.stop_gradient(x) for x in group] for group in groups]
-    axes = _axes(groups, axis_name)
-    first = _sampled_pivots(groups, axes, ranks, sizes, dtype)
+    groups = lax.stop_gradient(groups)
     if axis_name is None:
-        groups = [_merged(group, dtype) for group in groups]
-        axes = [[()] * len(group) for group in groups]
-    axes = [over for group in axes for over in group]
-    leaves = [x for group in groups for x in group]
-    group_of = np.array([i for i, group in enumerate(groups) for _ in group])
+        leaves, owners = _merged(groups, dtype)
+    else:
+        leaves = [x for group in groups for x in group]
+        owners = [np.array([i]) for i, group in enumerate(groups) for _ in group]
+    axes = _axes([leaves], axis_name)[0]
+    first = _sampled_pivots(leaves, owners, axes, ranks, sizes, dtype)
 
     def narrow(state):
-        i, low, high, at_low, at_high, spread = state
+        i, low, high, at_low, at_high, spread, pivots = state
         # Tied to the carry, or XLA hoists the keys out of the loop and stores them: a copy.
         xs = [lax.optimization_barrier((x, low))[0] for x in leaves]
-        width = high - low
-        ahead = bits - lax.clz(width - uint(1)).astype(jnp.int32) + 2 * i <= bits + 1
-        guess = _interpolated(width, at_low, at_high, ranks, spread)
-        quarter = (width + uint(3)) // uint(4)
-        quarters = quarter[:, None] * jnp.arange(1, 4, dtype=uint)[None]
-        offsets = jnp.where(ahead[:, None], guess, quarters)
-        pivots = jnp.where((i == 0) & ahead[:, None], first, low[:, None] + offsets)
-        one_up = low + uint(1)
-        pivots = jnp.clip(pivots, one_up[:, None], jnp.maximum(high - uint(1), one_up)[:, None])
-
-        counts, least = _count(xs, axes, group_of, pivots, dtype)
+        counts, least = _count(xs, owners, axes, pivots, dtype)
         reached = greater(counts, (ranks[0][:, None], ranks[1][:, None]))
         j = jnp.sum(reached, axis=1, dtype=jnp.int32)[:, None]
         pick = lambda *columns: jnp.take_along_axis(  # noqa: E731
@@ -130,24 +123,43 @@ def _search(groups: Any, ranks: Wide, *, sizes: Any, dtype: Any, axis_name: Any)
         high = jnp.where((over[0] == 0) & (over[1] == 1), low + uint(1), high)
         # A miss on either side: the density is not level, and the next pivots are set wider.
         missed = (j[:, 0] == 0) | (j[:, 0] == 3)
-        return i + 1, low, high, at_low, at_high, jnp.where(missed, 8 * spread, 1.0)
+        spread = jnp.where(missed, 8 * spread, 1.0)
+
+        # The next pivots are carried: otherwise XLA computes them anew for every leaf.
+        i, width = i + 1, high - low
+        ahead = bits - lax.clz(width - uint(1)).astype(jnp.int32) + 2 * i <= bits + 1
+        guess = _interpolated(width, at_low, at_high, ranks, spread)
+        quarter = (width + uint(3)) // uint(4)
+        quarters = quarter[:, None] * jnp.arange(1, 4, dtype=uint)[None]
+        pivots = low[:, None] + jnp.where(ahead[:, None], guess, quarters)
+        return i, low, high, at_low, at_high, spread, _inside(pivots, low, high)
 
     # Zeros that vary over the mesh axes that leaves vary over, as `shard_map` wants of a carry.
-    zeros = sum(
-        _total(lax.full_like(x, 0, uint, (len(groups),)), a, lax.psum)
-        for x, a in zip(leaves, axes, strict=True)
+    zeros = jnp.asarray(
+        sum(
+            _total(lax.full_like(x, 0, uint, (len(groups),)), a, lax.psum)
+            for x, a in zip(leaves, axes, strict=True)
+        )
     )
-    word = jnp.asarray(zeros).astype(jnp.uint32)
+    word = zeros.astype(jnp.uint32)
+    low, high = zeros, zeros + uint(1 << (bits - 1))
     start = (
         jnp.int32(0) + word[0].astype(jnp.int32),
-        zeros,
-        zeros + uint(1 << (bits - 1)),
-        tuple(word + jnp.stack(part) for part in zip(*map(wide, sizes), strict=True)),
+        low,
+        high,
+        tuple(word + part for part in wide(sizes)),
         (word, word),
         word + jnp.float32(1),
+        _inside(first, low, high),
     )
     passes, low, *_ = lax.while_loop(lambda s: jnp.any(s[2] - s[1] > 1), narrow, start)
-    return low, passes
+    return [_row(low, i) for i in range(len(sizes))], passes
+
+
+def _inside(pivots: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
+    """Pivots between the ends of the brackets."""
+    one_up = (low + low.dtype.type(1))[:, None]
+    return jnp.clip(pivots, one_up, jnp.maximum(high[:, None] - low.dtype.type(1), one_up))
 
 
 def _interpolated(width: Any, at_low: Wide, at_high: Wide, ranks: Wide, spread: Any) -> jax.Array:
@@ -169,36 +181,40 @@ def _interpolated(width: Any, at_low: Wide, at_high: Wide, ranks: Wide, spread: 
     )  # fmt: skip
 
 
-def _sampled_pivots(groups: Any, axes: Any, ranks: Wide, sizes: Any, dtype: Any) -> jax.Array:
+def _sampled_pivots(
+    leaves: Any, owners: Any, axes: Any, ranks: Wide, sizes: Any, dtype: Any
+) -> jax.Array:
     """The ranks in a sample, and 2.5 deviations to both sides of them: [groups, 3]."""
-    total, keys, counts = sum(sizes), [], []
     # Odd, so that it meets every column of a matrix whose width is a power of two.
-    stride = max(1, total // SAMPLE) | 1 if total > SAMPLE else 1
-    for group, over_each, size in zip(groups, axes, sizes, strict=True):
-        parts = []
-        for x, over in zip(group, over_each, strict=True):
-            if 1024 * x.size >= size or len(group) == 1:  # Others hardly count.
-                parts.append(_across(_strided(keys_of(x, dtype), stride), over))
-        keys += parts
-        counts.append(sum(part.size for part in parts))
-    keys = jnp.concatenate(keys)
-    group_of = np.repeat(np.arange(len(groups), dtype=np.int32), counts)
-    group_of = lax.full_like(keys, 0, jnp.int32) + group_of
-    _, keys = lax.sort((group_of, keys), num_keys=2) if len(groups) > 1 else (None, lax.sort(keys))
-    n, count = np.array(sizes, np.float32), np.array(counts, np.float32)
+    stride = sum(sizes) // SAMPLE | 1
+    lengths = [x.size // len(own) for x, own in zip(leaves, owners, strict=True)]
+    row = np.repeat(lengths, [len(own) for own in owners])
+    mean = np.bincount(np.concatenate(owners), row) / np.bincount(np.concatenate(owners))
+    sample, whose = [], []
+    for x, own, length, over in zip(leaves, owners, lengths, axes, strict=True):
+        if np.any(1024 * length >= mean[own]):  # Others hardly count.
+            sample.append(_across(_strided(keys_of(x, dtype), len(own), stride), over))
+            whose.append(np.repeat(own, sample[-1].size // len(own)))
+    keys, group_of = jnp.concatenate(sample), np.concatenate(whose)
+    counts = np.bincount(group_of)
+    group_of = lax.full_like(keys, 0, jnp.int32) + group_of.astype(np.int32)
+    _, keys = lax.sort((group_of, keys), num_keys=2) if len(sizes) > 1 else (None, lax.sort(keys))
+    n, count = np.array(sizes, np.float32), counts.astype(np.float32)
     share = to_float(ranks) / n
     deviation = 2.5 * jnp.sqrt(jnp.maximum(count * share * (1 - share), 1)) + 1
     above = (count * share)[:, None] + deviation[:, None] * jnp.float32([[1, 0, -1]])
-    last = np.array(counts) - 1
+    last = counts - 1
     from_below = jnp.clip(last[:, None] - above.astype(jnp.int32), 0, last[:, None])
-    return keys[(np.cumsum(counts) - np.array(counts))[:, None] + from_below]
+    pivots = keys[(np.cumsum(counts) - counts)[:, None] + from_below]
+    # One above where they tie: if the rank lies in the tie, that is the end.
+    return pivots.at[:, 2].max(pivots[:, 1] + pivots.dtype.type(1))
 
 
-def _strided(x: jax.Array, stride: int) -> jax.Array:
-    """Every `stride`-th element, without moving the others where the array is partitioned."""
+def _strided(x: jax.Array, rows: int, stride: int) -> jax.Array:
+    """Every `stride`-th element of each row, without moving the others of a partitioned array."""
     mesh = _partitioning(x)
     if mesh is None or x.ndim == 0:  # A scalar lies whole on every device.
-        return x.reshape(-1)[::stride]
+        return x.reshape(rows, -1)[:, ::stride].reshape(-1)
     # A gather at given places: each device looks up its own, and one all-reduce of the sample
     # joins them, where a slice would gather the array.
     at = np.unravel_index(np.arange(0, x.size, stride), x.shape)
@@ -208,24 +224,25 @@ def _strided(x: jax.Array, stride: int) -> jax.Array:
 # Counting -----------------------------------------------------------------------------------------
 
 
-def _count(leaves: Any, axes: Any, group_of: Any, pivots: jax.Array, dtype: Any) -> Any:
+def _count(leaves: Any, owners: Any, axes: Any, pivots: jax.Array, dtype: Any) -> Any:
     """How many keys of each group reach each of its pivots, and the least: [groups, 3]."""
+    count = partial(_count_leaf, dtype=dtype, limit=_WORD)
     found = [
-        _count_leaf(x, pivots[group], dtype=dtype, limit=_WORD)
-        for x, group in zip(leaves, group_of, strict=True)
+        jax.vmap(count)(x, pivots[own])
+        if len(own) > 1
+        else jax.tree.map(lambda y: y[None], count(x, _row(pivots, own[0])))
+        for x, own in zip(leaves, owners, strict=True)
     ]
     zeros = jnp.zeros(pivots.shape, jnp.uint32)
     counts: Wide = zeros, zeros
     least = none = jnp.full(pivots.shape, _largest(pivots.dtype))
     for over in dict.fromkeys(axes):
         which = [i for i, a in enumerate(axes) if a == over]
-        groups = group_of[np.array(which)]
-        high = jnp.stack([found[i][0][0] for i in which])
-        low = jnp.stack([found[i][0][1] for i in which])
+        groups = np.concatenate([owners[i] for i in which])
+        (high, low), keys = jax.tree.map(lambda *x: jnp.concatenate(x), *(found[i] for i in which))
         by_group = jnp.zeros((3, *pivots.shape), jnp.uint32).at[:, groups].add(limbs((high, low)))
         counts = add(counts, join(_total(limbs(join(by_group)), over, lax.psum)))
-        keys = none.at[groups].min(jnp.stack([found[i][1] for i in which]))
-        least = jnp.minimum(least, _total(keys, over, lax.pmin))
+        least = jnp.minimum(least, _total(none.at[groups].min(keys), over, lax.pmin))
     return counts, least
 
 
@@ -274,13 +291,38 @@ def _count_leaf(x: jax.Array, pivots: jax.Array, *, dtype: Any, limit: int) -> t
     return join(jnp.stack([zero, middle, bottom])), jnp.min(least, rest)
 
 
-def _merged(group: Sequence[jax.Array], dtype: Any) -> list[jax.Array]:
-    """The leaves, the small ones joined to one where no mesh partitions them."""
-    small = [x for x in group if x.size <= _SMALL and x.dtype == dtype and not _partitioning(x)]
-    if len(small) < 2:
-        return list(group)
-    large = [x for x in group if all(x is not y for y in small)]
-    return [*large, jnp.concatenate([x.reshape(-1) for x in small])]
+def _row(x: jax.Array, i: int) -> jax.Array:
+    """x[i], as a masked sum, so that leaves of one shape share a compiled kernel.
+
+    XLA:CPU compiles equal kernels once. Where a slice begins is a constant inside of its kernel, so
+    that each leaf's is another; a mask is an argument.
+    """
+    if len(x) == 1:
+        return x[0]
+    mask = (np.arange(len(x)) == i).reshape(-1, *[1] * (x.ndim - 1))
+    return jnp.sum(jnp.where(mask, x, x.dtype.type(0)), axis=0, dtype=x.dtype)
+
+
+def _merged(groups: Sequence[Sequence[jax.Array]], dtype: Any) -> tuple[list[jax.Array], list]:
+    """The leaves with the small ones joined, and for each leaf the groups that its rows belong to.
+
+    A kernel for each small leaf would be slow. With one group they become one leaf; with many,
+    those of one size become the rows of a leaf. Every other leaf is one row, and so is each that a
+    mesh splits.
+    """
+    leaves, owners, small = [], [], {}
+    for i, group in enumerate(groups):
+        for x in group:
+            if x.size <= _SMALL and x.dtype == dtype and not _partitioning(x):
+                small.setdefault(x.size if len(groups) > 1 else 0, []).append((i, x.reshape(-1)))
+            else:
+                leaves.append(x)
+                owners.append(np.array([i]))
+    for several in small.values():
+        own, xs = zip(*several, strict=True)
+        owners.append(np.array(own if len(groups) > 1 else [0]))
+        leaves.append(jnp.concatenate(xs).reshape(len(owners[-1]), -1))
+    return leaves, owners
 
 
 # Meshes -------------------------------------------------------------------------------------------

@@ -10,12 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import ArrayLike
 
 Wide = tuple[jax.Array, jax.Array]  # High and low uint32 words.
 
 
-def wide(n: int) -> Wide:
-    return jnp.uint32(n >> 32), jnp.uint32(n & 0xFFFFFFFF)
+def wide(n: ArrayLike) -> Wide:
+    words = np.asarray(n, np.uint64)
+    high, low = words >> np.uint64(32), words & np.uint64(0xFFFFFFFF)
+    return jnp.asarray(high.astype(np.uint32)), jnp.asarray(low.astype(np.uint32))
 
 
 def add(a: Wide, b: Wide) -> Wide:

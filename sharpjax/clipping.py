@@ -89,9 +89,10 @@ def clip_top_fraction(
         return updates
     groups = [leaves] if scope == "global" else [[leaf] for leaf in leaves]
     keys = threshold_keys(groups, fraction, axis_name)
+    dtypes = map(common_dtype, groups)
     clipped = [
-        _saturate(leaf, key, dtype=common_dtype(group))
-        for group, key in zip(groups, keys, strict=True)
+        _saturate(leaf, key, dtype=dtype)
+        for group, key, dtype in zip(groups, keys, dtypes, strict=True)
         for leaf in group
     ]
     return treedef.unflatten(clipped)

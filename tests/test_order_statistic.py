@@ -1,5 +1,7 @@
 """The integers behind the threshold: 64 bits in two words, ranks of n·fraction, and counts."""
 
+import re
+
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -81,6 +83,36 @@ def test_a_large_leaf_is_counted_in_parts(limit):
         np.testing.assert_array_equal(least, pivots)
 
 
+def test_more_leaves_of_one_size_than_the_sample_tells_apart(monkeypatch):
+    monkeypatch.setattr(order, "_SMALL", 0)  # None is joined.
+    tree = [jax.ShapeDtypeStruct((3,), jnp.float32)] * 1100
+    (key,), _ = jax.eval_shape(lambda tree: order.search([tree], 0.5, jnp.dtype("float32")), tree)
+    assert key.shape == () and key.dtype == jnp.uint32
+
+
+@pytest.mark.parametrize("small", [0, order._SMALL], ids=["apart", "rows of one leaf"])
+def test_a_key_for_each_group_whatever_is_joined(small, monkeypatch):
+    monkeypatch.setattr(order, "_SMALL", small)
+    rng = np.random.default_rng(0)
+    tree = [rng.standard_normal(shape).astype(np.float32) for shape in [(3, 4), (12,), (5,), (12,)]]
+    keys, _ = jax.jit(lambda t: order.search([[x] for x in t], 0.25, jnp.dtype("float32")))(tree)
+    for x, key in zip(tree, keys, strict=True):
+        assert key == np.sort(np.abs(x).view(np.uint32).ravel())[::-1][x.size // 4]
+
+
+def test_leaves_of_one_shape_share_their_kernels():
+    """XLA:CPU compiles a kernel for each leaf where one begins with a slice at its own place."""
+
+    def kernels(count):
+        tree = [jax.ShapeDtypeStruct((64, 300), jnp.float32)] * count
+        keys = lambda tree: order.threshold_keys([[x] for x in tree], 0.05)  # noqa: E731
+        computations = re.split(r"\n\n", jax.jit(keys).lower(tree).compile().as_text())
+        fused = [c.split("\n", 1)[1] for c in computations if c.startswith("%fused_computation")]
+        return len({re.sub(r"(?<=[a-z_])[._\d]+|metadata=\{[^}]*\}", "", c) for c in fused})
+
+    assert kernels(6) == kernels(3)
+
+
 SMOOTH = {
     "heavy tail": lambda rng, n: rng.standard_normal(n) * np.exp(2 * rng.standard_normal(n)),
     "normal": lambda rng, n: rng.standard_normal(n),
@@ -107,6 +139,13 @@ def test_few_passes_on_smooth_distributions(name):
         passes += [check_search(x, np.float32(k / 64)) for k in (1, 3, 6, 13, 20, 32, 45, 58)]
     assert np.mean(passes) <= 4
     assert np.quantile(passes, 0.9) <= 6 and max(passes) <= 9
+
+
+def test_a_tie_that_the_sample_sees_takes_one_pass():
+    zeros = np.random.default_rng(0).standard_normal(100_000).astype(np.float32)
+    zeros[::2] = 0
+    for x, fraction in ((np.full(100_000, 0.37, np.float32), 0.25), (zeros, 0.75)):
+        assert check_search(x, np.float32(fraction)) == 1
 
 
 def adversaries(n):
