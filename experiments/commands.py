@@ -133,6 +133,19 @@ def controls(config: Fields, where: Where) -> Command:
     )
 
 
+def pretrain(config: Fields, where: Where, task: Task) -> Command:
+    """The warm-up by itself: a Hugging Face folder OUT/TASK, which `--TASK.checkpoint` takes.
+
+    Args:
+      config: The study; its first `seed` counts, and what comes before the study's own runs.
+      where: Where it runs, and what it leaves.
+      task: What the model learns.
+    """
+    if not config.warmup_steps:
+        raise ValueError("warmup_steps must be at least 1 for pretrain, got 0")
+    return _study(config, where, (task,), lambda study: study.pretrain(task), report=False)
+
+
 def convergence(config: Fields, where: Where, task: Task) -> Command:
     """Experiment 2 on one task: one panel of Figure 4, then the report; `--tune` tunes the rates.
 
@@ -249,6 +262,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "sharpness": sharpness,
     "convergence": convergence,
     "anatomy": anatomy,
+    "pretrain": pretrain,
     "ablation": ablation,
     "controls": controls,
     "plan": make_plan,
@@ -279,6 +293,7 @@ def _study(
     names: Sequence[str],
     stages: Callable[["Study"], Any],
     converging: Sequence[str] = (),
+    report: bool = True,
 ) -> Command:
     """A command that runs stages of a study and reports.
 
@@ -288,6 +303,7 @@ def _study(
       names: The tasks whose texts and models it needs.
       stages: What it does once these are there.
       converging: The tasks whose rates it needs.
+      report: Whether it leaves records of which a report is made.
     """
     memory.check_memory(config, names)
 
@@ -311,7 +327,7 @@ def _study(
             for name in names:  # What cannot be used is better known now than after hours.
                 study.task(name, config.seed)
             stages(study)
-        if processes.is_first():
+        if report and processes.is_first():
             _report(where.out, watch)
 
     return run
