@@ -14,7 +14,7 @@ from experiments.config import TASKS, TRAJECTORIES, Config, Task
 from experiments.errors import RefusedError
 from experiments.interrupts import at_once
 from experiments.run import devices, memory, processes
-from experiments.run.options import Options
+from experiments.run.options import PADDING, Options
 from experiments.run.progress import Watch
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ Fields = Annotated[Config, tyro.conf.arg(name="")]
 Where = Annotated[Location, tyro.conf.arg(name="")]
 FINE = Options()
 WARMUPS = (0, 100, 300, 1000)
+ATTENDED, COUNTED = (32, 64, 128), (32, 64)  # Tokens.
 
 
 def reproduce(config: Fields, where: Where) -> Command:
@@ -146,6 +147,55 @@ def pretrain(config: Fields, where: Where, task: Task) -> Command:
     return _study(config, where, (task,), lambda study: study.pretrain(task), report=False)
 
 
+def padding(
+    config: Fields,
+    where: Where,
+    attended: tuple[int, ...] = ATTENDED,
+    counted: tuple[int, ...] = COUNTED,
+) -> Command:
+    """What padding does to translation's sharpness, from one start, a run a kind in OUT.
+
+    Each run measures SGD's trajectory, and at its first measured point which coordinates and which
+    targets are sharp. The start is made by `pretrain` in OUT/start; without `warmup_steps`, it is
+    the task's `checkpoint`.
+
+    Args:
+      config: The study.
+      where: Where it runs, and the folder of the runs.
+      attended: Tokens that sources are padded to where their padding is attended.
+      counted: Tokens that sources and targets are padded to where both paddings count.
+    """
+    start, about = where.out / "start", config.translation
+    commands = []
+    if config.warmup_steps:
+        about = dataclasses.replace(about, padding="masked", padded_length=None)
+        before = dataclasses.replace(config, translation=about)
+        commands = [pretrain(before, _within(where, "start"), "translation")]
+        folder = str(start / "translation")
+        about = dataclasses.replace(
+            about, checkpoint=folder, tokenizer=folder, warmup_corpus=(), warmup_shortest=1
+        )
+        config = dataclasses.replace(config, warmup_steps=0)
+    arms = [("masked", None), *(("attended", n) for n in attended)]
+    arms += [("counted", n) for n in counted]
+    for kind, length in arms:
+        padded = dataclasses.replace(about, padding=kind, padded_length=length)
+        arm = dataclasses.replace(config, translation=padded)
+        commands.append(_padding_run(arm, _within(where, f"{kind}-{length or about.length}")))
+    return _each([*commands, lambda watch: _padding_report(where.out, watch)])
+
+
+def _padding_run(config: Config, where: Location) -> Command:
+    look = Options(instruments=("lorenz", *PADDING), directions=("sgd", "sgd_clip", "adam"))
+
+    def stages(study: "Study") -> None:
+        for seed in config.seeds:
+            study.sharpness("translation", "sgd", seed)
+        study.anatomy("translation", "sgd", options=look)
+
+    return _study(config, where, ("translation",), stages, report=False)
+
+
 def convergence(config: Fields, where: Where, task: Task) -> Command:
     """Experiment 2 on one task: one panel of Figure 4, then the report; `--tune` tunes the rates.
 
@@ -179,6 +229,8 @@ def anatomy(
     """
     config.check_point(epoch, batch)
     config.rate_along(trajectory)
+    if task != "translation" and (of := {*PADDING} & {*options.instruments}):
+        raise ValueError(f"options.instruments: {', '.join(sorted(of))} need --task translation")
     return _study(
         config,
         Location(out, mesh="data=1"),
@@ -263,6 +315,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "convergence": convergence,
     "anatomy": anatomy,
     "pretrain": pretrain,
+    "padding": padding,
     "ablation": ablation,
     "controls": controls,
     "plan": make_plan,
@@ -331,6 +384,13 @@ def _study(
             _report(where.out, watch)
 
     return run
+
+
+def _padding_report(folder: Path, watch: Watch) -> None:
+    from experiments.report.padding import write_report
+
+    if processes.is_first():
+        watch.say(f"report: {write_report(folder)}")
 
 
 def _report(directory: Path, watch: Watch) -> None:
