@@ -124,8 +124,6 @@ def _items(at, config, options) -> Iterator[tuple[Instrument, _Item]]:
     yield "exact_diagonal", _Item(explanations.exact_diagonal, ExactCorrelation, {})
     yield "block_spectra", _Item(explanations.block_spectra, BlockSummary, {})
     for algorithm in taken_apart:
-        yield (
-            "padding_groups",
-            _Item(padding.padding_groups, PaddingGroup, {"algorithm": algorithm}),
-        )
+        where = {"algorithm": algorithm}
+        yield "padding_groups", _Item(padding.padding_groups, PaddingGroup, where)
     yield "padding_parts", _Item(padding.padding_parts, PaddingPart, {})
