@@ -1,4 +1,4 @@
-"""What a translation model sees of padding: nothing, the source's, or the targets' in its loss too."""
+"""What a translation model sees of padding: nothing, the source's, or also the targets'."""
 
 import dataclasses
 

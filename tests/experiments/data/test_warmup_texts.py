@@ -32,7 +32,7 @@ def test_rows_of_the_study_short_ones_and_repeated_ones_are_left_out(tmp_path):
     assert left.name.endswith("books.jsonl + " + left.name.rpartition(" + ")[2])
     with pytest.raises(DataError, match="no row has 99 characters and is not the study's"):
         load_others([books], "translation", study, shortest=99)
-    with pytest.raises(DataError, match="nowhere.jsonl: no such file"):
+    with pytest.raises(DataError, match=r"nowhere\.jsonl: no such file"):
         load_others([str(tmp_path / "nowhere.jsonl")], "translation", study)
 
 
@@ -87,11 +87,7 @@ def test_the_warm_ups_padding_is_masked_whatever_the_studys_is(config):
 
 
 def test_too_few_rows_for_a_warm_up_are_said(config):
-    with pytest.raises(
-        DataError, match="100 rows were asked for beside the study's, but there are 72"
-    ):
-        texts(dataclasses.replace(config, warmup_examples=100))
-    with pytest.raises(
-        DataError, match="80 rows were asked for beside the study's, but there are 72"
-    ):
-        texts(dataclasses.replace(config, warmup_batch_size=80))
+    for asked, fields in ((100, {"warmup_examples": 100}), (80, {"warmup_batch_size": 80})):
+        said = f"{asked} rows were asked for beside the study's, but there are 72"
+        with pytest.raises(DataError, match=said):
+            texts(dataclasses.replace(config, **fields))
