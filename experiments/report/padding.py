@@ -239,7 +239,8 @@ def figure(found: list[Arm]) -> Figure:
     axes[0, 0].set_ylabel("SGD’s sharpness")
     axes[1, 0].set_ylabel("sharpness / SGD’s")
     axes[0, 0].legend(fontsize=8)
-    axes[1, 0].legend(fontsize=7)
+    # Beside the panels: lines cross all of one.
+    made.legend(*axes[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return made
 
 
