@@ -41,9 +41,9 @@ pretrain: $(VENV)/.experiments  ## Both tasks' starts alone, as Hugging Face fol
 
 padding: $(VENV)/.experiments  ## What padding does to translation's sharpness, in runs/padding.
 	$(BIN)/python -m experiments padding $(STUDY) $(START) --warmup-steps 300 \
-	  --warmup-batch-size 64 --examples 1280 --batch-size 128 --test-examples 128 --epochs 2 \
-	  --measured-epochs 2 --measured-batches 3 --landscape-points 3 --precision-check none \
-	  --out runs/padding
+	  --warmup-batch-size 64 --examples 1280 --batch-size 128 --test-examples 64 \
+	  --micro-batch-size 16 --epochs 2 --measured-epochs 2 --measured-batches 3 \
+	  --landscape-points 3 --precision-check none --out runs/padding
 
 results: $(VENV)/.experiments  ## results/, RESULTS.md and the README from the runs that are there.
 	set -e; for run in small $(WARMUPS:%=ablation/warmup-%) $(CONTROLS:%=controls/%) $(PADDING:%=padding/%); do \
@@ -54,6 +54,7 @@ results: $(VENV)/.experiments  ## results/, RESULTS.md and the README from the r
 	    $(CURDIR)/results/padding/start/; fi
 	rm -f results/ablation/*/histogram.csv results/padding/*/histogram.csv  # Larger than all the rest, and nothing reads it there.
 	$(BIN)/python -m experiments report results/small
+	set -e; if [ -d results/padding ]; then $(BIN)/python -m experiments report results/padding; fi
 	$(BIN)/python -m experiments results RESULTS.md README.md
 
 docs: $(VENV)/.docs  ## The site, in docs/_build/html; its tutorials run, and a warning is an error.

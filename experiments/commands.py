@@ -64,7 +64,7 @@ Fields = Annotated[Config, tyro.conf.arg(name="")]
 Where = Annotated[Location, tyro.conf.arg(name="")]
 FINE = Options()
 WARMUPS = (0, 100, 300, 1000)
-ATTENDED, COUNTED = (32, 64, 128), (32, 64)  # Tokens.
+ATTENDED, COUNTED = (64, 128), (32, 64)  # Tokens.
 
 
 def reproduce(config: Fields, where: Where) -> Command:
@@ -182,7 +182,12 @@ def padding(
         padded = dataclasses.replace(about, padding=kind, padded_length=length)
         arm = dataclasses.replace(config, translation=padded)
         commands.append(_padding_run(arm, _within(where, f"{kind}-{length or about.length}")))
-    return _each([*commands, lambda watch: _padding_report(where.out, watch)])
+
+    def report(watch: Watch) -> None:
+        if processes.is_first():
+            _report(where.out, watch)
+
+    return _each([*commands, report])
 
 
 def _padding_run(config: Config, where: Location) -> Command:
@@ -229,6 +234,8 @@ def anatomy(
     """
     config.check_point(epoch, batch)
     config.rate_along(trajectory)
+    if unknown := [a for a in options.directions if a not in config.measured(trajectory)]:
+        raise ValueError(f"options.directions must be measured there, got {', '.join(unknown)}")
     if task != "translation" and (of := {*PADDING} & {*options.instruments}):
         raise ValueError(f"options.instruments: {', '.join(sorted(of))} need --task translation")
     return _study(
@@ -276,7 +283,7 @@ def make_report(directory: tyro.conf.Positional[APath]) -> Command:
     """Tables, figures, claims and report.html from a run's records, finished or not.
 
     Args:
-      directory: The directory of the run.
+      directory: The directory of the run, or the folder of a padding study, which has report.md.
     """
     return lambda watch: _report(directory, watch)
 
@@ -386,22 +393,19 @@ def _study(
     return run
 
 
-def _padding_report(folder: Path, watch: Watch) -> None:
-    from experiments.report.padding import write_report
-
-    if processes.is_first():
-        watch.say(f"report: {write_report(folder)}")
-
-
 def _report(directory: Path, watch: Watch) -> None:
     from rich.console import Console
 
+    from experiments.report import padding
     from experiments.report.page import write_report
     from experiments.report.recorded import Run
 
     try:
         with watch.doing(f"report of {directory}"):
-            path = write_report(Run(directory), Console())
+            if padding.arms(directory):
+                path = padding.write_report(directory)
+            else:
+                path = write_report(Run(directory), Console())
     except ValueError as error:  # Nothing to report.
         raise RefusedError(str(error)) from error
     watch.say(f"report: {path}")
