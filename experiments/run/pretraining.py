@@ -38,11 +38,21 @@ def write(study: "Study", task: Task, params: Any) -> Path:
     if processes.is_first():
         task.tokenizer.save_pretrained(folder)
         models.save_pretrained(folder, task.model, params)
-        title = f"# {paper.TASKS[task.name]}: {task.about['start']}"
-        records.write_atomically(folder / "README.md", "\n\n".join([title, *said]) + "\n")
+        card = [f"# {paper.TASKS[task.name]}: {task.about['start']}", trained_on(task), *said]
+        records.write_atomically(folder / "README.md", "\n\n".join(card) + "\n")
     for line in (*said, f"model: {folder}"):
         study.watch.say(line)
     return folder
+
+
+def trained_on(task: Task) -> str:
+    """The texts of the warm-up, and those that it left to the study."""
+    about = task.about
+    text = f"{about['warmup_rows']:,} rows of {about['warmup_corpus']}"
+    return (
+        f"Trained on {text} (SHA-256 {about['warmup_checksum']}), none of them among the study's "
+        f"{about['examples']:,} rows of {about['corpus']} (SHA-256 {about['checksum']})."
+    )
 
 
 def abilities(task: Task, params: Any) -> list[str]:

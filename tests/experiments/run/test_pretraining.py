@@ -49,6 +49,7 @@ def test_its_folder_is_a_checkpoint_and_resumes_to_the_bit(tmp_path, capfd):
     assert path == tmp_path / "run" / "mlm"
     card = (path / "README.md").read_text(encoding="utf-8")
     assert "warmed up for 4 steps of adafactor" in card and "first guess" in card
+    assert "Trained on 32 rows of embedded (SHA-256 " in card
     assert "nats" in said and f"model: {path}" in said
     _, whole = folder(tmp_path / "whole", config)
     jax.tree.map(np.testing.assert_array_equal, params, whole)
