@@ -111,7 +111,8 @@ def test_the_study_is_a_run_for_each_kind_from_one_start(monkeypatch):
     assert [a[1].translation.padding for a in arms] == ["masked", "attended", *["counted"] * 2]
     made.clear()
     folder = dataclasses.replace(base.translation, checkpoint="t5", tokenizer="t5")
-    commands.padding(tiny.config(warmup_steps=0, translation=folder), where, (24,), ())
+    bare = dataclasses.replace(base, warmup_steps=0, translation=folder)
+    commands.padding(bare, where, (24,), ())
     assert [config.translation.checkpoint for _, config in made] == ["t5", "t5"]
     with pytest.raises(
         ValueError, match=r"translation.padded_length must be at least 16, .* got 8"
