@@ -45,7 +45,7 @@ padding: $(VENV)/.experiments  ## What padding does to translation's sharpness, 
 	  --micro-batch-size 16 --epochs 2 --measured-epochs 2 --measured-batches 3 \
 	  --landscape-points 3 --precision-check none --out runs/padding
 
-results: $(VENV)/.experiments  ## results/, RESULTS.md and the README from the runs that are there.
+results: $(VENV)/.experiments  ## results/, RESULTS.md and both READMEs from the runs that are there.
 	set -e; for run in small $(WARMUPS:%=ablation/warmup-%) $(CONTROLS:%=controls/%) $(PADDING:%=padding/%); do \
 	  if [ -d runs/$$run ]; then mkdir -p results/$$run; \
 	    cp runs/$$run/*.csv runs/$$run/config.json runs/$$run/provenance.json results/$$run/; fi; done
@@ -55,7 +55,7 @@ results: $(VENV)/.experiments  ## results/, RESULTS.md and the README from the r
 	rm -f results/ablation/*/histogram.csv results/padding/*/histogram.csv  # Larger than all the rest, and nothing reads it there.
 	$(BIN)/python -m experiments report results/small
 	set -e; if [ -d results/padding ]; then $(BIN)/python -m experiments report results/padding; fi
-	$(BIN)/python -m experiments results RESULTS.md README.md
+	$(BIN)/python -m experiments results RESULTS.md README.md results/README.md
 
 docs: $(VENV)/.docs  ## The site, in docs/_build/html; its tutorials run, and a warning is an error.
 	$(BIN)/python -m sphinx -E -W --keep-going -j 2 -q -b html docs docs/_build/html

@@ -4,8 +4,9 @@ For each task a folder with the real architecture (t5-small, distilroberta-base)
 stands in for the pretrained one. `python -m experiments sharpness --preset paper` then runs on one
 trajectory, shortened: 32 examples, batches of 16, micro-batches of 8, one measured batch with the
 landscapes of all seven algorithms, and the check in float64. Time and peak memory are the
-process's; `planned_GiB` is the most that `plan` says is held at once, and beside it a process that
-has only imported everything. `sharpness_seconds` and the others say when a table was on disk.
+process's; `planned_GiB` is the most that `plan` says is held at once, and `host_GiB` what it says
+Python, JAX and the compiled programs take beside it. `sharpness_seconds` and the others say when a
+table was on disk.
 """
 
 import argparse
@@ -68,7 +69,8 @@ def planned(task: str, about: dict[str, Any], short: dict[str, Any]) -> list[dic
     made = dataclasses.replace(getattr(paper, task), **about)
     config = dataclasses.replace(paper, **fields, **{task: made})
     module, _ = tasks.initial_model(task, made, config.seed)
-    return [{"peak": plan.plan(config, task, module, one_device()).peak_bytes}]
+    found = plan.plan(config, task, module, one_device())
+    return [{"peak": found.peak_bytes, "host": found.host_bytes}]
 
 
 def size(file: Path) -> int:
@@ -119,15 +121,13 @@ def column(task: str, options: argparse.Namespace) -> dict[str, Any]:
         _harness.rows_of(f"benchmarks.paper.make_folder({name!r}, {tokenizer!r}, {folder!r})")
         done = run(task, words(task, about, short), Path(options.records or temporary, "records"))
         (plan,) = _harness.rows_of(f"benchmarks.paper.planned({task!r}, {about!r}, {short!r})")
-    # What a process holds that has imported everything and done nothing.
-    idle = _harness.peak_mebibytes("import experiments.run.study, experiments.commands")
-    peak = plan["peak"] / 2**30
+    peak, host = plan["peak"] / 2**30, plan["host"] / 2**30
     return {
         "model": name,
         **done,
-        "idle_GiB": idle / 2**10,
         "planned_GiB": peak,
-        "planned_over_process": (peak + idle / 2**10) / done["peak_GiB"],
+        "host_GiB": host,
+        "planned_over_process": (peak + host) / done["peak_GiB"],
     }
 
 

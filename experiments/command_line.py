@@ -17,6 +17,7 @@ from experiments.commands import COMMANDS, WITHOUT_CONFIG, Command, make_plan
 from experiments.config import Config
 from experiments.errors import DataError, RefusedError
 from experiments.presets import PRESETS
+from experiments.run import memory
 from experiments.run.progress import Interrupted, Watch
 
 PROGRAM = "python -m experiments"
@@ -39,6 +40,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fail(error, 2)
     try:
         _keep_compiled_programs()
+        memory.give_back_after_compiling()
         command(watch)
     except Interrupted as stop:
         print(f"{stop}; the same command continues.", file=sys.stderr)

@@ -46,8 +46,8 @@ class Location:
 
     # Where records, checkpoints and the report go; the same command continues what is there.
     out: APath
-    # Devices as data=4,fsdp=2: batches are split over both axes, parameters and states over fsdp.
-    # By default all devices are on data.
+    # The mesh of devices, such as data=4,fsdp=2: batches are split over both axes, parameters and
+    # optimizer states over fsdp. By default all devices are on data.
     mesh: str = ""
     # Several processes: "auto" on Slurm, TPU pods, GKE or Open MPI, else ADDRESS:PORT,COUNT,INDEX.
     distributed: str = ""
@@ -86,8 +86,8 @@ def sharpness(
       config: The study.
       where: Where it runs, and what it leaves.
       task: What the model learns; both of the paper's tasks if it is left out.
-      trajectory: The optimizer whose trajectory is followed, SGD's and Adam's if it is left out;
-        any other that `--trajectory-rates` has a rate of.
+      trajectory: The optimizer that trains; SGD and Adam in turn if it is left out. Any other needs
+        a rate in `--trajectory-rates`.
     """
     names = (task,) if task else TASKS
     followed = TRAJECTORIES if trajectory is None else (trajectory,)
@@ -104,10 +104,10 @@ def sharpness(
 
 
 def ablation(config: Fields, where: Where, warmups: tuple[int, ...] = WARMUPS) -> Command:
-    """Experiment 1 from each of several warm-ups, in OUT/warmup-STEPS: what these steps change.
+    """Experiment 1 after several lengths of warm-up, each in OUT/warmup-STEPS.
 
     Args:
-      config: The study; its own `warmup_steps` do not count.
+      config: The study; its own `warmup_steps` are not used.
       where: Where it runs, and the folder of the runs.
       warmups: Adam steps before the study; 0 is from scratch.
     """
@@ -120,7 +120,7 @@ def ablation(config: Fields, where: Where, warmups: tuple[int, ...] = WARMUPS) -
 
 
 def controls(config: Fields, where: Where) -> Command:
-    """Convergence of clipped SGD at the paper's rate, and of all on the next seed.
+    """Two controls of experiment 2: clipped SGD at the paper's rate, and all on the next seed.
 
     Args:
       config: The study.
@@ -227,10 +227,10 @@ def anatomy(
       config: The study; a task's `checkpoint` may be a pretrained folder.
       out: Where records, checkpoints and the report go; the same command continues what is there.
       task: What the model learns.
-      trajectory: The optimizer whose trajectory leads to the point; see `sharpness`.
-      epoch: Of the point, from 1; by default the first that is measured.
-      batch: Of the epoch, from 1; by default the first that is measured there.
-      options: How finely the instruments look.
+      trajectory: The optimizer that trains up to the point; see `sharpness`.
+      epoch: Epoch of the point, counted from 1; the first measured one by default.
+      batch: Batch of that epoch, counted from 1; the first measured one by default.
+      options: How finely each quantity is measured.
     """
     config.check_point(epoch, batch)
     config.rate_along(trajectory)
@@ -253,14 +253,14 @@ def make_plan(
     mesh: str = "data=1",
     device_memory: float = 80.0,
 ) -> Command:
-    """What the study needs on devices that are not here: bytes, operations, traffic.
+    """The memory, operations and traffic of a study on devices that are not here.
 
     Args:
       config: The study; without `--micro-batch-size`, the largest that fits is chosen.
       task: What the model learns.
-      model: A published size, as t5-11b, instead of the configuration's model.
-      mesh: Devices as data=8,fsdp=32: batches are split over both axes, parameters over fsdp.
-      device_memory: GiB of one device.
+      model: A published size, such as t5-11b, instead of the configuration's model.
+      mesh: Such as data=8,fsdp=32: batches are split over both axes, parameters over fsdp.
+      device_memory: Memory of one device, in GiB.
     """
     if not 0 < device_memory < float("inf"):
         raise ValueError(f"device_memory must be positive and finite, got {device_memory}")

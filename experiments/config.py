@@ -64,7 +64,7 @@ class TaskConfig:
 class Config:
     """A study: both experiments on both tasks."""
 
-    # Where the other fields' defaults come from.
+    # The settings from which all other fields take their defaults.
     preset: Literal["demo", "small", "paper"]
     # English to French with a T5.
     translation: TaskConfig
@@ -76,18 +76,18 @@ class Config:
     examples: int
     # Examples of a training step; it divides `examples`.
     batch_size: int
-    # Examples that are in memory at once; it divides `batch_size` and `test_examples`. None is the
-    # largest that fits the devices, and is recorded as the number that it was.
+    # Examples that are in memory at once; it divides `batch_size` and `test_examples`. None
+    # chooses the largest that fits the devices; the record has the number that was chosen.
     micro_batch_size: int | None
-    # Epochs of the convergence runs, and of a trajectory (which ends at its last measurement).
+    # Epochs of the convergence runs and of a trajectory, which ends at its last measurement.
     epochs: int
     # Epochs in which sharpness is measured, from 1.
     measured_epochs: tuple[int, ...]
     # Batches measured in each of them, drawn from the seed.
     measured_batches: int
-    # Size of the test subset: training examples, drawn once, that the loss is measured on.
+    # Training examples, drawn once, on which the test loss is measured.
     test_examples: int
-    # Steps that warm a model up on rows that the study does not use; 0 measures from scratch.
+    # Steps of the warm-up, on rows that the study does not use; 0 starts from scratch.
     warmup_steps: int
     # Rows for the warm-up, which follow the study's in the corpus, or are drawn from
     # `warmup_corpus`; None takes all.
@@ -104,7 +104,7 @@ class Config:
     clip_fraction: float
     # Whether training steps use the model's dropout; measurements never do.
     dropout: bool
-    # What a training step computes in; parameters and measurements are float32.
+    # Number format of the training steps; parameters and measurements are float32.
     training_dtype: Literal["float32", "bfloat16"]
     # How vᵀHv is computed; see sharpjax.directional_taylor.
     method: Literal["adjoint", "forward", "reverse"]
@@ -133,11 +133,11 @@ class Config:
     # NAME_clip_update its update. Commas may separate them. Along a trajectory, SGD (the reference
     # for all ratios) and the trajectory's own optimizer are always measured too.
     algorithms: tuple[str, ...] = tuple(paper.ALGORITHMS)
-    # Which measured points are measured in float64 too: none, the first that has a landscape on
-    # each trajectory, or all.
+    # At which points float64 is measured too: none, the first with a landscape on each trajectory,
+    # or all.
     precision_check: Literal["none", "first", "all"] = "first"
 
-    # Rates of other trajectories than SGD's and Adam's, as muon=0.02.
+    # Rates of trajectories other than SGD's and Adam's, such as muon=0.02.
     trajectory_rates: tuple[str, ...] = ()
     # The optimizer of the warm-up, by name.
     warmup_algorithm: str = "adam"

@@ -1,7 +1,7 @@
 """Many optimizers on one model: trained, measured at the same points or each where it is."""
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ import numpy as np
 import optax
 
 from sharpjax._arguments import join, plain
-from sharpjax._checks import check_choice, check_count
+from sharpjax._checks import check_choice, check_count, check_in_range
 from sharpjax.monitor import tolerant
-from sharpjax.named import named
+from sharpjax.named import named, own_rate
 from sharpjax.objective import LossFn, Params, objective, result, static
 from sharpjax.point import Point, at_step, measure_point
 from sharpjax.pseudo import pseudo_updates
@@ -25,7 +25,8 @@ OWN = "own"
 class Comparison:
     """What `compare` measured along one trajectory, or along each optimizer's own.
 
-    Displays itself as a table in a notebook. `sharpjax.plot` draws it, `report` writes one page.
+    Shows itself as a table in a notebook and when printed. `sharpjax.plot` draws it, and `report`
+    writes one page.
     """
 
     points: list[Point]
@@ -94,6 +95,15 @@ class Comparison:
         from sharpjax.files import load
 
         return load(path)
+
+    def __repr__(self) -> str:
+        steps = ", ".join(str(point.step) for point in self.points)
+        return f"<Comparison of {', '.join(self.names)}, follow={self.follow!r}, steps {steps}>"
+
+    def __str__(self) -> str:
+        from sharpjax.tables import to_text
+
+        return to_text(self.points)
 
     def _repr_html_(self) -> str:
         from sharpjax.tables import to_html
@@ -181,6 +191,7 @@ def compare(
         >>> [point.step for point in found.points], found.points[0].names
         ([10, 20], ('sgd', 'adam'))
     """
+    check_in_range("fraction", fraction, 0.0, 1.0)
     optimizers = _optimizers(optimizers, learning_rate, fraction)
     check_choice("follow", follow, (*optimizers, OWN))
     for name, value in (("every", every), ("steps", steps)):
@@ -199,8 +210,8 @@ def compare(
     options |= {"method": method, "chunk": chunk}
     points, interrupted = [], False
     try:
-        for number, batch in _numbered(batches, steps, progress):
-            measured = number % every == 0 or (steps is not None and number == steps < every)
+        for number, batch, last in _numbered(batches, steps, every, progress):
+            measured = number % every == 0 or last
             for trajectory in trajectories:
                 point = trajectory.step(plain(batch), options if measured else None)
                 if point is not None:
@@ -270,21 +281,28 @@ def _optimizers(optimizers, learning_rate, fraction) -> dict[str, optax.Gradient
         made = dict(optimizers)
     elif isinstance(optimizers, str) or not isinstance(optimizers, Sequence):
         raise TypeError(f"optimizers must be a mapping or a list of names, got {optimizers!r}")
+    elif wrong := [one for one in optimizers if not isinstance(one, str)]:
+        raise TypeError(
+            f"a list of optimizers must hold names, got {wrong[0]!r}; "
+            "transformations need names: {'mine': optax.adam(1e-3)}"
+        )
     else:
         made = {}
         for name in optimizers:
             if isinstance(learning_rate, Mapping) and name not in learning_rate:
                 raise ValueError(f"learning_rate has no rate for {name!r}")
             rate = learning_rate[name] if isinstance(learning_rate, Mapping) else learning_rate
+            if rate is None and own_rate(name) is None:
+                raise ValueError(f"learning_rate must be a number for {name!r}, got None")
             made[name] = named(name, rate, clip_fraction=fraction)
     if not made:
         raise ValueError(f"optimizers must name at least one optimizer, got {optimizers!r}")
     return made
 
 
-def _numbered(batches, steps, progress) -> Iterable[tuple[int, Any]]:
-    """(1, first batch), (2, second) …, at most `steps` of them, with a bar on request."""
-    numbered = zip(itertools.count(1), itertools.islice(batches, steps))
+def _numbered(batches, steps, every, progress) -> Iterable[tuple[int, Any, bool]]:
+    """`_until_last` of at most `steps` batches, with a bar on request."""
+    numbered = _until_last(itertools.islice(batches, steps), every)
     if not progress:
         return numbered
     try:
@@ -293,3 +311,16 @@ def _numbered(batches, steps, progress) -> Iterable[tuple[int, Any]]:
         raise ImportError("progress=True needs rich: pip install rich") from error
     total = steps if steps is not None else len(batches) if hasattr(batches, "__len__") else None
     return track(numbered, description="comparing", total=total)
+
+
+def _until_last(batches: Iterator[Any], every: int) -> Iterator[tuple[int, Any, bool]]:
+    """Each batch with its number from 1, and whether it is the last before step `every`."""
+    ahead = list(itertools.islice(batches, 1))
+    for number in itertools.count(1):
+        if not ahead:
+            return
+        (batch,) = ahead
+        # To be known as the last, a batch waits for the next one to be read.
+        ahead = list(itertools.islice(batches, 1)) if number < every else []
+        yield number, batch, number < every and not ahead
+        ahead = ahead or list(itertools.islice(batches, 1))

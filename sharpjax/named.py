@@ -122,14 +122,18 @@ def parse(name: str) -> NameParts:
     if factory is None:
         near = [n + words.removeprefix(base) + colon + number for n in _near(base)]
         raise ValueError(
-            f"{name!r} is no optimizer of sharpjax or optax, "
-            + (f"near: {', '.join(near)}" if near else f"known: {', '.join(known()[:8])}, ...")
+            f"{name!r} is not an optimizer of sharpjax or optax; "
+            + (
+                f"did you mean {', '.join(near)}?"
+                if near
+                else f"known: {', '.join(known()[:8])}, …"
+            )
         )
     takes = inspect.signature(factory).parameters
     if not _rate(factory):
         where = "sharpjax" if module in _OURS else module.__name__
         raise ValueError(
-            f"{where}.{base} is no optimizer that needs only a learning rate: "
+            f"{where}.{base} is not an optimizer that needs only a learning rate: "
             f"it takes {', '.join(takes)}"
         )
     if saturate and "saturate" not in takes:
@@ -137,7 +141,9 @@ def parse(name: str) -> NameParts:
     fraction = None
     if colon:
         if not (saturate or clip or clip_update):
-            raise ValueError(f"{name!r} has a fraction but says nothing of clipping: {base}_clip:…")
+            raise ValueError(
+                f"{name!r} has a fraction but clips nothing; did you mean {base}_clip:{number}?"
+            )
         try:
             fraction = float(number)
         except ValueError:

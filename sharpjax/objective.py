@@ -93,8 +93,13 @@ def objective(
     for i, candidate in enumerate(candidates):
         try:
             traced, rest = bind_arguments(loss_fn, has_aux, params, candidate, tuple(args))
-        except Exception:
+        except Exception as error:
             if i + 1 == len(candidates):
+                shapes = jax.tree.map(lambda x: x.shape[1:], candidate)
+                error.add_note(
+                    f"loss_fn was called with one micro-batch, whose shapes are {shapes}: the "
+                    "leaves of test batches must be [micro_batches, micro_batch, …]."
+                )
                 raise
             continue
         return Objective(params, candidate, traced, rest, loss_fn, has_aux)

@@ -24,7 +24,7 @@ EDGES = np.arange(-20.0, 4.25, 0.25)
 class Point:
     """What `measure_point` says of many updates at one point.
 
-    Displays itself as a table in a notebook. `sharpjax.plot` draws it.
+    Shows itself as a table in a notebook and when printed. `sharpjax.plot` draws it.
     """
 
     directions: dict[str, DirectionStats]
@@ -59,6 +59,14 @@ class Point:
         from sharpjax.tables import to_pandas
 
         return to_pandas([self], table)
+
+    def __repr__(self) -> str:
+        return f"<Point of {', '.join(self.names)} at step {self.step}>"
+
+    def __str__(self) -> str:
+        from sharpjax.tables import to_text
+
+        return to_text([self])
 
     def _repr_html_(self) -> str:
         from sharpjax.tables import to_html

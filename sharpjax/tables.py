@@ -3,7 +3,7 @@
 import dataclasses
 import html
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,15 +56,10 @@ def at_loss(points: Sequence[Point], names: Sequence[str], level: float) -> Any:
 
 def to_html(points: Sequence[Point]) -> str:
     """The last point of each trajectory as an HTML table."""
-    last = {point.trajectory: point for point in points}
-    if not last:
-        return "<p>Nothing was measured.</p>"
-    shown = ("slope", "sharpness", "sharpness_se", "step_ratio", "best_step", "best_decrease")
+    if not points:
+        return f"<p>{_NOTHING}</p>"
     parts = []
-    for point in last.values():
-        rows = list(_directions(point))
-        columns = [c for c in shown if any(np.isfinite(row[c]) for row in rows)]
-        where = f"step {point.step}" + (f", {point.trajectory}" if point.trajectory else "")
+    for where, columns, rows in _last(points):
         head = "".join(f"<th>{html.escape(c)}</th>" for c in ("algorithm", *columns))
         body = "".join(
             f"<tr><th>{html.escape(row['algorithm'])}</th>"
@@ -73,10 +68,37 @@ def to_html(points: Sequence[Point]) -> str:
             for row in rows
         )
         parts.append(
-            f"<table><caption>{html.escape(where)}: loss {rows[0]['loss']:.4g}</caption>"
+            f"<table><caption>{html.escape(where)}</caption>"
             f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
         )
     return "".join(parts)
+
+
+def to_text(points: Sequence[Point]) -> str:
+    """The same for a terminal."""
+    parts = []
+    for where, columns, rows in _last(points):
+        lines = [["", *columns]]
+        lines += [[row["algorithm"], *(f"{row[c]:.4g}" for c in columns)] for row in rows]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        parts.append(where)
+        for name, *cells in lines:
+            numbers = [cell.rjust(w) for cell, w in zip(cells, widths[1:], strict=True)]
+            parts.append("  ".join([name.ljust(widths[0]), *numbers]))
+    return "\n".join(parts) or _NOTHING
+
+
+_NOTHING = "Nothing was measured."
+_SUMMARY = ("slope", "sharpness", "sharpness_se", "step_ratio", "best_step", "best_decrease")
+
+
+def _last(points: Sequence[Point]) -> Iterator[tuple[str, list[str], list[dict[str, Any]]]]:
+    """Of the last point of each trajectory: where it is, the columns that it has, and its rows."""
+    for point in {point.trajectory: point for point in points}.values():
+        rows = list(_directions(point))
+        columns = [c for c in _SUMMARY if any(np.isfinite(row[c]) for row in rows)]
+        where = f"step {point.step}" + (f", {point.trajectory}" if point.trajectory else "")
+        yield f"{where}: loss {rows[0]['loss']:.4g}", columns, rows
 
 
 def import_pandas() -> Any:

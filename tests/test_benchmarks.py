@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from benchmarks import _harness, report
+from benchmarks import _harness, report, scaling
 from benchmarks.__main__ import main
 from experiments.report import blocks
 
@@ -70,6 +70,27 @@ def test_compilation_is_counted_in_gradients(tmp_path):
     assert gradient["times_gradient"] == 1 < directions["times_gradient"]
     assert record["clipping"][0]["times_optax"] == 1
     assert all(row["compile_cpu_seconds"] > 0 for row in record["rows"] + record["clipping"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("SHARPJAX_BENCHMARKS" not in os.environ, reason="minutes of compilation")
+def test_a_sweep_has_a_row_for_each_value(tmp_path):
+    out = tmp_path / "rows.json"
+    words = ["--sweeps", "directions", "--quick", "--repeats", "1", "--out", str(out)]
+    assert main(["scaling", *words]) == 0
+    record = json.loads(out.read_text())
+    assert [row["count"] for row in record["rows"]] == [1, 4]
+    assert all(row["gradients_a_direction"] > 0 for row in record["rows"])
+    assert len(record["fits"]) == 2
+
+
+def test_the_line_of_a_sweep_is_found():
+    rows = [{"count": x, "seconds": 2 + 0.5 * x} for x in (1, 4, 16)]
+    found = scaling.fit("tokens", rows, "seconds")
+    assert found["fixed_seconds"] == pytest.approx(2) and found["largest_distance"] < 1e-9
+    assert found["seconds_each"] == pytest.approx(0.5)
+    bent = [*rows, {"count": 64, "seconds": 100.0}]
+    assert scaling.fit("tokens", bent, "seconds")["largest_distance"] > 0.2
 
 
 def test_one_measurement_is_counted_in_gradients(tmp_path, capsys):

@@ -120,6 +120,15 @@ def test_tables_hold_what_the_points_hold(followed):
     assert "step 12, adam" in followed._repr_html_()
 
 
+def test_it_is_short_where_it_is_printed(followed):
+    assert repr(followed).count("\n") == 0 and "steps 4, 8, 12" in repr(followed)
+    head, columns, *rows = str(followed).splitlines()
+    assert head.startswith("step 12, adam: loss ") and "best_decrease" in columns
+    assert [row.split()[0] for row in rows] == list(OPTIMIZERS)
+    sharpness = followed.to_pandas().set_index(["step", "algorithm"]).sharpness[12, "adam"]
+    assert f"{sharpness:.4g}" in str(followed.points[-1])
+
+
 def test_at_loss_interpolates_between_the_points_beside_it(own):
     table = own.to_pandas().set_index(["trajectory", "step"])
     before, after = table.loc[("sgd", 4)], table.loc[("sgd", 8)]
@@ -203,10 +212,10 @@ def test_optimizers_that_want_functions_are_followed():
         BATCHES[:4],
         TEST,
         follow="lbfgs",
-        every=4,
         landscape=False,
         span=False,
     )
+    assert [p.step for p in found.points] == [4]  # The last, since there are fewer than `every`.
     assert all(np.isfinite(s.sharpness) for s in found.points[0].directions.values())
 
 
@@ -236,6 +245,8 @@ def test_a_trajectory_that_diverges_ends_and_the_others_go_on():
         ({"optimizers": ["sdg"], "follow": "sdg"}, "sdg"),
         ({"batches": []}, "batches must hold at least one batch"),
         ({"optimizers": ["sgd"], "learning_rate": {}, "follow": "sgd"}, "no rate for 'sgd'"),
+        ({"optimizers": ["sgd"], "learning_rate": None, "follow": "sgd"}, "for 'sgd', got None"),
+        ({"fraction": 5.0}, r"fraction must be in \[0.0, 1.0\], got 5.0"),
     ),
 )
 def test_bad_input_names_the_value(changes, message):
@@ -243,6 +254,18 @@ def test_bad_input_names_the_value(changes, message):
     optimizers, batches = given.pop("optimizers"), given.pop("batches")
     with pytest.raises(ValueError, match=message):
         sharpjax.compare(network_loss, PARAMS, optimizers, batches, TEST, **given)
+
+
+def test_optimizers_without_names_are_told_to_have_some():
+    with pytest.raises(TypeError, match=r"a list of optimizers must hold names, got .*: optax"):
+        sharpjax.compare(network_loss, PARAMS, [optax.sgd(0.1)], BATCHES, TEST, follow="sgd")
+
+
+def test_what_the_loss_raises_says_what_it_was_given():
+    with pytest.raises(IndexError) as raised:
+        first = lambda params, one: jnp.sum(one["x"][:, 0])  # noqa: E731
+        sharpjax.compare(first, PARAMS, OPTIMIZERS, BATCHES, BATCHES[0], follow="sgd")
+    assert "{'x': (3,), 'y': (2,)}" in "".join(raised.value.__notes__)
 
 
 def test_precision_is_the_distance_from_float64():

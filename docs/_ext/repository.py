@@ -11,7 +11,7 @@ PAGES = {
     "BENCHMARKS.md": "study/benchmarks",
     "CHANGELOG.md": "project/changelog",
     "CONTRIBUTING.md": "project/contributing",
-    "docs/study.md": "study",
+    "docs/study/running.md": "study/running",
 }
 _LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?:|#)([^)#\s]+)\)")
 

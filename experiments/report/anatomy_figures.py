@@ -197,10 +197,10 @@ _FIGURES: tuple[tuple[type, str, str, str, Callable[[dict], Figure]], ...] = (
         Decrease,
         "anatomy_span",
         "The best step in the span of all {seven}directions",
-        "Least test loss found along each direction, beside what the quadratic model promises at "
-        "its own best step and what the loss does there; a triangle lies outside the axis. Right: "
-        "eigenvalues of the Hessian within the span, with their standard error; the span’s step "
-        "goes along those that are surely positive.",
+        "The largest decrease of the test loss along each direction, beside the decrease that the "
+        "quadratic model predicts at its own best step and the real one there; a triangle lies "
+        "outside the axis. Right: eigenvalues of the Hessian within the span, with their standard "
+        "error; the span’s step goes along those that are surely positive.",
         decrease_figure,
     ),
     (

@@ -38,8 +38,8 @@ def context(rows: dict[type, list]) -> Table | None:
         *("in the top 5 % of the gradient", "within blocks"),
     )
     caption = (
-        "Per cent of vᵀHv; above 100 % or below 0 where the rest has the other sign. "
-        f"λ max {number(largest)}, an eigenvalue within {number(residual)} of it."
+        "Percentages are of vᵀHv: above 100 % or below 0 where the rest has the opposite sign. λ "
+        f"max is {number(largest)}; an eigenvalue lies within {number(residual)} of it."
     )
     return Table("Each direction’s sharpness in context", header, lines, caption)
 
@@ -69,13 +69,13 @@ def conjecture(rows: dict[type, list]) -> Table | None:
     header = ("", "ρ with Hᵢᵢ², unbiased", "ρ with |Hᵢᵢ|", "noise alone", "reliability", "resolved")
     count = rows[Correlation][0]
     caption = (
-        f"The conjecture (large |gradient| meets large |Hessian diagonal|) {'; '.join(verdicts)}: "
-        "held where the first column’s whole 95 % interval is positive. Spearman’s rank "
-        f"correlation of |gradient|, {count.probes} random probes. The probes’ noise has the size "
-        "of a Hessian row, so the second column counts only as far as it exceeds the third; the "
-        "first is zero on average where the diagonal is zero, and noise pulls it towards zero. "
-        "Reliability: of the signed estimate, by halves of the probes. Resolved: estimates above "
-        "two of their standard errors (5 % by chance)."
+        f"The conjecture (large |gradient| meets large |Hessian diagonal|) {'; '.join(verdicts)}. "
+        "It is held where the whole 95 % interval of the first column is positive. ρ is Spearman’s "
+        f"rank correlation with |gradient|, from {count.probes} random probes. The probes’ noise "
+        "has the size of a Hessian row, so the second column counts only as far as it exceeds the "
+        "third; the first is zero on average where the diagonal is zero, and noise pulls it "
+        "towards zero. Reliability: of the signed estimate, by halves of the probes. Resolved: "
+        "estimates above two of their standard errors (5 % by chance)."
     )
     return Table(
         "Do large gradient coordinates meet large Hessian coordinates?", header, lines, caption

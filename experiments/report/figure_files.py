@@ -33,7 +33,7 @@ def write(directory: Path | str, name: str, draw: Callable[[], Figure]) -> tuple
     # Identifiers of its own, since a page holds several; text stays text, which is half as long.
     with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
         figure.savefig(svg, metadata={"Date": None, "Creator": None})
-    figure.set_layout_engine("none")  # Laid out already, and that takes half the time.
+    figure.set_layout_engine(None)  # Laid out already; any engine would draw it once more.
     pixels = io.BytesIO()
     figure.savefig(pixels, dpi=150, format="png")
     with Image.open(pixels) as image:

@@ -75,8 +75,8 @@ def draw_all(run: Run) -> list[Drawn]:
             f"convergence_{task}",
             f"Training loss of the {paper.seven(rows['algorithm'])}algorithms: "
             f"{paper.TASKS[task]}{number}",
-            f"Mean training loss of each epoch{seeds}. A cross: the run diverged there, on the "
-            "upper edge if its loss had left the picture.",
+            f"Mean training loss of each epoch{seeds}. A cross marks where a run diverged; it "
+            "is on the upper edge if the loss had left the picture.",
             lambda rows=rows: convergence_figure(rows, style),
         )
     return drawn

@@ -131,10 +131,10 @@ def critical_table(run: Run) -> Table | None:
         return None
     newton = {r.key: r.newton_step for r in run[Sharpness]}
     caption = (
-        "The critical step, where the test loss is back at its start, over the Newton step, the "
-        "quadratic’s minimum: 2 on a quadratic. Medians over the landscapes; n/a where none is "
-        "known, or the loss is concave. Below: the trajectory’s own update as it is applied, in "
-        "the same unit, uᵀHu/(−gᵀu), over all measured batches."
+        "The critical step (where the test loss is back at its start) divided by the Newton step "
+        "(the quadratic’s minimum); on a quadratic it is 2. Medians over the landscapes; n/a where "
+        "none is known, or the loss is concave. The last row is the trajectory’s own update as it "
+        "is applied, in the same unit, uᵀHu/(−gᵀu), over all measured batches."
     )
     made = _by_column(
         run,
@@ -158,8 +158,8 @@ def overlap_table(run: Run) -> Table | None:
     if all(math.isnan(getattr(r, f)) for r in run[Sharpness] for f in fields):
         return None
     caption = (
-        f"Of each update’s {_top(run)} coordinates, those that are also among SGD’s / among "
-        "Adam’s, mean over measured batches; chance would give that fraction."
+        f"The share of each update’s {_top(run)} coordinates that is also among SGD’s / among "
+        "Adam’s, mean over measured batches. By chance it would be that same fraction."
     )
 
     def cell(rows: list[Any]) -> str:
@@ -225,7 +225,7 @@ def final_table(run: Run) -> Table:
     epochs = max(row.epoch for row in run[Convergence])
     caption = f"Mean over the last epoch recorded ({epochs})."
     if any("–" in row for row in rows):
-        caption += " –: this run is still on its way."
+        caption += " –: this run has not ended yet."
     title = "Final training loss"
     return Table(title, ("", *(paper.TASKS[t] for t in tasks)), rows, caption)
 
@@ -272,7 +272,7 @@ def claim_table(found: list[claims.Claim], run: Run) -> Table:
             state = "no data" if claims.compared(claim) <= {*there} else "not measured"
         ours = f"{claim.held}\u00a0of\u00a0{claim.total}" if claim.total else "–"
         rows.append((claim.statement, state, ours, claim.paper))
-    caption = "Counted in cells: task, trajectory and epoch; for the final loss, tasks."
+    caption = "Counts are of cells (task, trajectory and epoch); for the final loss, of tasks."
     return Table("Held or not, and how often", ("", "verdict", "ours", "paper"), rows, caption)
 
 

@@ -2,12 +2,17 @@
 
 import contextlib
 import ctypes
+import functools
 import os
 from collections.abc import Sequence
+from pathlib import Path
+
+import jax
 
 from experiments.config import Config, TaskConfig
 
 GIB = 2**30
+_COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 def machine_memory() -> int:
@@ -15,10 +20,31 @@ def machine_memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def resident_memory() -> int:
+    """Bytes that this process holds in memory; 0 where the system does not say."""
+    with contextlib.suppress(OSError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
 def give_back() -> None:
     """Returns freed memory to the machine: glibc keeps it, gigabytes after a large compilation."""
     with contextlib.suppress(AttributeError, OSError):  # Other C libraries have no such function.
         ctypes.CDLL(None).malloc_trim(0)
+
+
+@functools.cache  # A listener stays: once a process.
+def give_back_after_compiling() -> None:
+    """From now on, freed memory is returned after each compilation of a second or more.
+
+    A program runs right after it was compiled: what compiling left behind would add to its peak.
+    """
+
+    def listen(event: str, seconds: float, **_: object) -> None:
+        if event == _COMPILED and seconds >= 1:
+            give_back()
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
 
 
 def check_memory(config: Config, names: Sequence[str]) -> None:

@@ -28,7 +28,7 @@ from experiments.config import Config
 from experiments.data import tasks
 from experiments.run import model_sizes, processes, sharpness, training
 from experiments.run.devices import Layout, make_layout, mesh_sizes
-from experiments.run.memory import machine_memory
+from experiments.run.memory import give_back, machine_memory, resident_memory
 from sharpjax import models
 
 GIB = 2**30
@@ -79,11 +79,12 @@ class Plan:
     parameter_bytes: int  # Per device, float32.
     state_bytes: int  # Of all algorithms' pseudo-updates.
     update_bytes: int  # Those that are held at once: trees like the parameters.
+    host_bytes: float  # Of the process's host: Python, JAX and the compiled programs.
     needs: Needs
 
     @property
     def peak_bytes(self) -> float:
-        """The most that one device holds at once."""
+        """The most that one device holds at once; a CPU's memory holds `host_bytes` too."""
         gradient = self.parameter_bytes  # Split as the parameters are.
         kept = self.parameter_bytes + self.state_bytes + gradient
         return kept + max(
@@ -140,6 +141,7 @@ def show(
         ("temporaries of a measurement", size(needs.measurement_temporaries)),
         ("the float64 check", size(needs.precision_bytes)),
         ("most at once", size(found.peak_bytes)),
+        ("Python, JAX and programs, on the host", size(found.host_bytes)),
         ("traffic of a training step", size(needs.step_traffic)),
         ("traffic of a measurement", size(needs.measurement_traffic)),
         ("operations of a training step, all devices", f"{needs.step_flops:.3g}"),
@@ -222,13 +224,16 @@ def plan(config: Config, name: str, module: Any, layout: Layout) -> Plan:
     params, state = _held_trees(module, config, layout)
     pseudo = algorithms.pseudo_updates(config.measured("sgd"), config.clip_fraction)
     held = training.are_held(pseudo, params)
-    depth = _depth(module)
+    depth, before = _depth(module), resident_memory()
     if depth is None or depth <= max(COMPILED_BLOCKS):
-        needs = _needs(module, config, name, layout)
+        needs, programs = _needs(module, config, name, layout)
     else:
-        few, more = (_needs(_at_depth(module, n), config, name, layout) for n in COMPILED_BLOCKS)
+        (few, _), (more, programs) = (
+            _needs(_at_depth(module, n), config, name, layout) for n in COMPILED_BLOCKS
+        )
         times = (depth - COMPILED_BLOCKS[0]) / (COMPILED_BLOCKS[1] - COMPILED_BLOCKS[0])
         needs = Needs(*(x + times * (y - x) for x, y in zip(few, more, strict=True)))
+        programs *= depth / COMPILED_BLOCKS[1]
     return Plan(
         parameters=sum(x.size for x in jax.tree.leaves(params)),
         devices=layout.mesh.size,
@@ -236,12 +241,15 @@ def plan(config: Config, name: str, module: Any, layout: Layout) -> Plan:
         parameter_bytes=_held(params),
         state_bytes=_held(state),
         update_bytes=_held(params) * (len(pseudo.names) if held else 1),
+        host_bytes=before + programs,
         needs=needs,
     )
 
 
-def _needs(module: Any, config: Config, name: str, layout: Layout) -> Needs:
-    """Compiles the programs of a study of this model."""
+def _needs(module: Any, config: Config, name: str, layout: Layout) -> tuple[Needs, float]:
+    """Compiles the programs of a study of this model; also the bytes by which this process grew."""
+    give_back()
+    before = resident_memory()
     size, micro_batches = config.micro_batch_size, config.batch_size // config.micro_batch_size
     params, state = _held_trees(module, config, layout)
     training_loss, loss = tasks.make_losses(module, config)
@@ -287,7 +295,10 @@ def _needs(module: Any, config: Config, name: str, layout: Layout) -> Needs:
                 loss, params, {"one": update}, batches, method=config.method
             )
 
-        exact = jax.jit(check).lower(wide, wide, some).compile().memory_analysis()
+        checking = jax.jit(check).lower(wide, wide, some).compile()
+    give_back()  # What is left is held by the programs.
+    grown = max(0, resident_memory() - before)
+    exact = checking.memory_analysis()
     # Beside it, float32 copies of the parameters and the update on the host.
     narrow = 2 * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params))
 
@@ -296,7 +307,7 @@ def _needs(module: Any, config: Config, name: str, layout: Layout) -> Needs:
     group = config.chunk or 1
     groups = (shared + each * len(names)) / (shared + each * group)
     times = config.test_examples // size * groups
-    return Needs(
+    needs = Needs(
         gradient_temporaries=gradient.memory_analysis().temp_size_in_bytes,
         update_temporaries=update.memory_analysis().temp_size_in_bytes,
         measurement_temporaries=measurement.memory_analysis().temp_size_in_bytes,
@@ -306,6 +317,7 @@ def _needs(module: Any, config: Config, name: str, layout: Layout) -> Needs:
         step_traffic=micro_batches * traffic(gradient.as_text()),
         measurement_traffic=times * traffic(measurement.as_text()),
     )
+    return needs, grown
 
 
 def traffic(program: str) -> int:

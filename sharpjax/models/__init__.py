@@ -1,5 +1,12 @@
 """Language models in Flax, equal to Hugging Face's, as pure functions of their parameters."""
 
+try:
+    import flax  # noqa: F401
+    import safetensors  # noqa: F401
+except ImportError as error:
+    said = f"sharpjax.models needs {error.name}: pip install 'sharpjax[models]'"
+    raise ImportError(said, name=error.name) from error
+
 from sharpjax.models.checkpoint import load_config, load_pretrained, save_pretrained
 from sharpjax.models.decoding import greedy_decode
 from sharpjax.models.frequency import FrequencyBins, frequency_bins, frequency_parts

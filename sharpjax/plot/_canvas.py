@@ -4,6 +4,7 @@ Every figure is WIDTH inches wide and grows downwards with its panels and its le
 has one size in all of them, on a page and on a narrow screen.
 """
 
+import functools
 import io
 import math
 from collections.abc import Iterable, Sequence
@@ -118,12 +119,18 @@ def dress(axes: Axes) -> None:
 def fitting_columns(labels: Sequence[str], width: float) -> int:
     """How many columns of a legend fit into so many inches, at least one."""
     em = TEXT / 72
-    lengths = [TextPath((0, 0), text, size=TEXT).get_extents().width / 72 for text in labels]
+    lengths = [_length(text) for text in labels]
     for columns in range(min(len(labels), 6), 1, -1):
         longest = [max(part) for part in np.array_split(lengths, columns) if len(part)]
         if em + sum(4.9 * em + length for length in longest) <= width:
             return columns
     return 1
+
+
+@functools.cache
+def _length(text: str) -> float:
+    """Of a label, in inches."""
+    return TextPath((0, 0), text, size=TEXT).get_extents().width / 72
 
 
 def key(marker: str, text: str, *, hollow: bool = False) -> Line2D:

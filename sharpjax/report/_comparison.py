@@ -184,9 +184,9 @@ def _atlas(made: _Tables, looks: Looks) -> Section:
         charts.atlas("directions", made.directions, looks, at=made.along),
         "Sharpness against |slope|",
         {"directions": made.directions},
-        "A quadratic falls by slope²/(2·sharpness) at most: grey lines join directions of equal "
-        "promise, a power of ten or more apart; further to the lower right is better. The large "
-        "mark is the chosen step.",
+        "A quadratic falls by at most slope²/(2·sharpness). Grey lines join directions where this "
+        "is equal, and are a power of ten or more apart; further to the lower right is better. The "
+        "large mark is the chosen step.",
         {},
         static=plot.atlas(made.few, style=looks.style),
     )

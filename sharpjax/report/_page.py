@@ -84,7 +84,7 @@ class Section:
     figures: tuple[Figure, ...] = ()
     tables: tuple[Table, ...] = ()
     html: str = ""
-    """More, as HTML that the caller has made safe, before the figures. An element with
+    """More, as HTML that the caller has made safe, after the figures. An element with
     `data-csv="name"` that holds a table and an element of class `tools` gets a button there, which
     downloads the table as name.csv."""
 

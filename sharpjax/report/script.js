@@ -66,7 +66,7 @@
     const part = rows.length > MOST_ROWS ? `The last ${MOST_ROWS} of ${rows.length} rows. ` : "";
     const total = rowsOf(name).length;
     details.querySelector(".shown").textContent =
-      `${part}${rows.length} of ${total} rows are chosen; the file has all.`;
+      `${part}${rows.length} of ${total} rows are chosen; the CSV file has all of them.`;
   };
 
   const quoted = (value) => {
@@ -110,7 +110,10 @@
         gridColor: colour("--line"), domainColor: colour("--faint"), tickColor: colour("--faint"),
         gridOpacity: 0.7, labelOverlap: "greedy",
       },
-      axisQuantitative: { format: "~g", tickCount: 6 },
+      // 0.001 and 10,000 are read at once; what lies beyond is a power of ten.
+      axisQuantitative: { format: "~g", tickCount: 6, labelExpr: "datum.label && datum.value && "
+        + "(abs(datum.value) < 1e-3 || abs(datum.value) >= 1e6) ? format(datum.value, '~e') "
+        + ": datum.label" },
       legend: { ...ink, labelFontSize: 12, titleFontWeight: "normal", symbolSize: 260 },
       rule: { color: colour("--faint") },
     };

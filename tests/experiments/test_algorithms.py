@@ -112,14 +112,17 @@ def test_the_loss_of_a_step_is_the_one_that_its_gradient_derives(key, micro_batc
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("lionn", "'lionn' is no optimizer of sharpjax or optax, near: lion$"),
-        ("sofia_clip_update", "'sofia_clip_update' .* near: sophia_clip_update$"),
+        ("lionn", "'lionn' is not an optimizer of sharpjax or optax; did you mean lion.$"),
+        ("sofia_clip_update", "'sofia_clip_update' .* did you mean sophia_clip_update.$"),
         ("xyzzy", "'xyzzy' .* known: sgd, normalized_sgd, adam, "),
-        ("SGD", "near: sgd$"),
+        ("SGD", "did you mean sgd.$"),
         ("sgd_clip:2", "the fraction of 'sgd_clip:2' must be"),
-        ("dpsgd", "optax.contrib.dpsgd is no optimizer .* it takes learning_rate, l2_norm_clip"),
-        ("scale_by_rprop", "optax.scale_by_rprop is no optimizer"),
-        ("", "'' is no optimizer"),
+        (
+            "dpsgd",
+            "optax.contrib.dpsgd is not .* it takes learning_rate, l2_norm_clip",
+        ),
+        ("scale_by_rprop", "optax.scale_by_rprop is not an optimizer"),
+        ("", "'' is not an optimizer"),
     ],
 )
 def test_other_names_are_answered_with_the_near_ones(name, message):
@@ -182,8 +185,8 @@ def test_rates_are_the_papers_or_their_own_or_searched():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("sharpness --task mlm --trajectory sgd --algorithms sgd,lionn", "near: lion"),
-        ("anatomy --task mlm --algorithms sgd lionn", "near: lion"),
+        ("sharpness --task mlm --trajectory sgd --algorithms sgd,lionn", "did you mean lion"),
+        ("anatomy --task mlm --algorithms sgd lionn", "did you mean lion"),
         ("convergence --task mlm --algorithms lion", "--tune searches one"),
         ("reproduce --algorithms sgd,muon", "--tune searches one"),
         ("reproduce --algorithms ,", "algorithms must name at least one"),

@@ -26,7 +26,7 @@ COMMITTED = documents.Sources(ROOT / "results" / "small", ROOT / "results" / "ab
 DESIGN = ("0.9", "0.001", "0.0001")
 
 
-@pytest.mark.parametrize("name", ("RESULTS.md", "README.md"))
+@pytest.mark.parametrize("name", ("RESULTS.md", "README.md", "results/README.md"))
 def test_documents_say_what_the_records_say(name):
     text = (ROOT / name).read_text(encoding="utf-8")
     assert documents.fill(text, COMMITTED) == text, f"python -m experiments results {name}"
