@@ -267,7 +267,11 @@ def write_report(folder: Path) -> Path:
         raise ValueError(f"{folder}: no folder in it holds records of a padding study")
     _, png = figure_files.write(folder, _FIGURE, lambda: figure(found))
     first = found[0].run
-    start = facts.public(first.provenance["tasks"]["translation"]["start"])
+    own = records.read_json(folder / "start" / "provenance.json")  # None of a given checkpoint.
+    about = own.get("tasks", first.provenance["tasks"])["translation"]
+    start = facts.public(about["start"])
+    if own:
+        start += f", drawn from {about['warmup_rows']:,} rows of other text"
     pieces: list[Any] = [
         "# What padding does to translation’s sharpness",
         f"Runs from one start ({start}), on the same {first.config['examples']:,} texts; "
