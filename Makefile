@@ -7,9 +7,15 @@ BIN := $(VENV)/bin
 DATA ?= ../shared/data
 STUDY := --preset small --translation.corpus $(DATA)/books_standin_en_fr --mlm.corpus $(DATA)/imdb
 WARMUPS := 0 100 300 1000
+# The second edition's start: texts of one kind, split at random; T5's own optimizer.
+BOOKS := --translation.shuffle --translation.warmup-corpus $(DATA)/books_standin_en_fr \
+  $(DATA)/tatoeba_en_fr $(DATA)/multi30k_en_fr --translation.warmup-shortest 25
+START := $(BOOKS) --mlm.warmup-corpus $(DATA)/imdb --warmup-examples None \
+  --warmup-algorithm adafactor --warmup-learning-rate None
+PADDING := masked-32 attended-64 attended-128 counted-32 counted-64
 CONTROLS := sgd_clip-table-2 another-seed
 
-.PHONY: demo small anatomy ablation controls results docs test quick lint clean
+.PHONY: demo small anatomy ablation controls pretrain padding results docs test quick lint clean
 
 demo: $(VENV)/.experiments  ## The main job in miniature: records, tables and report in runs/demo.
 	$(BIN)/python -m experiments reproduce --preset demo --out runs/demo
@@ -29,12 +35,26 @@ ablation: $(VENV)/.experiments  ## From scratch against warmed up, in runs/ablat
 controls: $(VENV)/.experiments  ## Clipped SGD at the paper's rate, and convergence on another seed.
 	$(BIN)/python -m experiments controls $(STUDY) --out runs/controls
 
+pretrain: $(VENV)/.experiments  ## Both tasks' starts alone, as Hugging Face folders in runs/start.
+	set -e; for task in translation mlm; do $(BIN)/python -m experiments pretrain $(STUDY) $(START) \
+	  --warmup-steps 1000 --task $$task --out runs/start; done
+
+padding: $(VENV)/.experiments  ## What padding does to translation's sharpness, in runs/padding.
+	$(BIN)/python -m experiments padding $(STUDY) $(START) --warmup-steps 300 \
+	  --warmup-batch-size 64 --examples 1280 --batch-size 128 --test-examples 64 \
+	  --micro-batch-size 16 --epochs 2 --measured-epochs 2 --measured-batches 3 \
+	  --landscape-points 3 --precision-check none --out runs/padding
+
 results: $(VENV)/.experiments  ## results/, RESULTS.md and both READMEs from the runs that are there.
-	set -e; for run in small $(WARMUPS:%=ablation/warmup-%) $(CONTROLS:%=controls/%); do \
+	set -e; for run in small $(WARMUPS:%=ablation/warmup-%) $(CONTROLS:%=controls/%) $(PADDING:%=padding/%); do \
 	  if [ -d runs/$$run ]; then mkdir -p results/$$run; \
 	    cp runs/$$run/*.csv runs/$$run/config.json runs/$$run/provenance.json results/$$run/; fi; done
-	rm -f results/ablation/*/histogram.csv  # Larger than all the rest, and nothing reads it there.
+	set -e; if [ -d runs/padding/start/translation ]; then mkdir -p results/padding/start; \
+	  cd runs/padding/start; cp config.json provenance.json translation/README.md \
+	    $(CURDIR)/results/padding/start/; fi
+	rm -f results/ablation/*/histogram.csv results/padding/*/histogram.csv  # Larger than all the rest, and nothing reads it there.
 	$(BIN)/python -m experiments report results/small
+	set -e; if [ -d results/padding ]; then $(BIN)/python -m experiments report results/padding; fi
 	$(BIN)/python -m experiments results RESULTS.md README.md results/README.md
 
 docs: $(VENV)/.docs  ## The site, in docs/_build/html; its tutorials run, and a warning is an error.

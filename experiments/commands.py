@@ -14,7 +14,7 @@ from experiments.config import TASKS, TRAJECTORIES, Config, Task
 from experiments.errors import RefusedError
 from experiments.interrupts import at_once
 from experiments.run import devices, memory, processes
-from experiments.run.options import Options
+from experiments.run.options import PADDING, Options
 from experiments.run.progress import Watch
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ Fields = Annotated[Config, tyro.conf.arg(name="")]
 Where = Annotated[Location, tyro.conf.arg(name="")]
 FINE = Options()
 WARMUPS = (0, 100, 300, 1000)
+ATTENDED, COUNTED = (64, 128), (32, 64)  # Tokens.
 
 
 def reproduce(config: Fields, where: Where) -> Command:
@@ -133,6 +134,73 @@ def controls(config: Fields, where: Where) -> Command:
     )
 
 
+def pretrain(config: Fields, where: Where, task: Task) -> Command:
+    """The warm-up by itself: a Hugging Face folder OUT/TASK, which `--TASK.checkpoint` takes.
+
+    Args:
+      config: The study; its first `seed` counts, and what comes before the study's own runs.
+      where: Where it runs, and what it leaves.
+      task: What the model learns.
+    """
+    if not config.warmup_steps:
+        raise ValueError("warmup_steps must be at least 1 for pretrain, got 0")
+    return _study(config, where, (task,), lambda study: study.pretrain(task), report=False)
+
+
+def padding(
+    config: Fields,
+    where: Where,
+    attended: tuple[int, ...] = ATTENDED,
+    counted: tuple[int, ...] = COUNTED,
+) -> Command:
+    """What padding does to translation's sharpness, from one start, a run a kind in OUT.
+
+    Each run measures SGD's trajectory, and at its first measured point which coordinates and which
+    targets are sharp. The start is made by `pretrain` in OUT/start; without `warmup_steps`, it is
+    the task's `checkpoint`.
+
+    Args:
+      config: The study.
+      where: Where it runs, and the folder of the runs.
+      attended: Tokens that sources are padded to where their padding is attended.
+      counted: Tokens that sources and targets are padded to where both paddings count.
+    """
+    start, about = where.out / "start", config.translation
+    commands = []
+    if config.warmup_steps:
+        about = dataclasses.replace(about, padding="masked", padded_length=None)
+        before = dataclasses.replace(config, translation=about)
+        commands = [pretrain(before, _within(where, "start"), "translation")]
+        folder = str(start / "translation")
+        about = dataclasses.replace(
+            about, checkpoint=folder, tokenizer=folder, warmup_corpus=(), warmup_shortest=1
+        )
+        config = dataclasses.replace(config, warmup_steps=0)
+    arms = [("masked", None), *(("attended", n) for n in attended)]
+    arms += [("counted", n) for n in counted]
+    for kind, length in arms:
+        padded = dataclasses.replace(about, padding=kind, padded_length=length)
+        arm = dataclasses.replace(config, translation=padded)
+        commands.append(_padding_run(arm, _within(where, f"{kind}-{length or about.length}")))
+
+    def report(watch: Watch) -> None:
+        if processes.is_first():
+            _report(where.out, watch)
+
+    return _each([*commands, report])
+
+
+def _padding_run(config: Config, where: Location) -> Command:
+    look = Options(instruments=("lorenz", *PADDING), directions=("sgd", "sgd_clip", "adam"))
+
+    def stages(study: "Study") -> None:
+        for seed in config.seeds:
+            study.sharpness("translation", "sgd", seed)
+        study.anatomy("translation", "sgd", options=look)
+
+    return _study(config, where, ("translation",), stages, report=False)
+
+
 def convergence(config: Fields, where: Where, task: Task) -> Command:
     """Experiment 2 on one task: one panel of Figure 4, then the report; `--tune` tunes the rates.
 
@@ -166,6 +234,10 @@ def anatomy(
     """
     config.check_point(epoch, batch)
     config.rate_along(trajectory)
+    if unknown := [a for a in options.directions if a not in config.measured(trajectory)]:
+        raise ValueError(f"options.directions must be measured there, got {', '.join(unknown)}")
+    if task != "translation" and (of := {*PADDING} & {*options.instruments}):
+        raise ValueError(f"options.instruments: {', '.join(sorted(of))} need --task translation")
     return _study(
         config,
         Location(out, mesh="data=1"),
@@ -211,7 +283,7 @@ def make_report(directory: tyro.conf.Positional[APath]) -> Command:
     """Tables, figures, claims and report.html from a run's records, finished or not.
 
     Args:
-      directory: The directory of the run.
+      directory: The directory of the run, or the folder of a padding study, which has report.md.
     """
     return lambda watch: _report(directory, watch)
 
@@ -249,6 +321,8 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "sharpness": sharpness,
     "convergence": convergence,
     "anatomy": anatomy,
+    "pretrain": pretrain,
+    "padding": padding,
     "ablation": ablation,
     "controls": controls,
     "plan": make_plan,
@@ -279,6 +353,7 @@ def _study(
     names: Sequence[str],
     stages: Callable[["Study"], Any],
     converging: Sequence[str] = (),
+    report: bool = True,
 ) -> Command:
     """A command that runs stages of a study and reports.
 
@@ -288,6 +363,7 @@ def _study(
       names: The tasks whose texts and models it needs.
       stages: What it does once these are there.
       converging: The tasks whose rates it needs.
+      report: Whether it leaves records of which a report is made.
     """
     memory.check_memory(config, names)
 
@@ -311,7 +387,7 @@ def _study(
             for name in names:  # What cannot be used is better known now than after hours.
                 study.task(name, config.seed)
             stages(study)
-        if processes.is_first():
+        if report and processes.is_first():
             _report(where.out, watch)
 
     return run
@@ -320,12 +396,16 @@ def _study(
 def _report(directory: Path, watch: Watch) -> None:
     from rich.console import Console
 
+    from experiments.report import padding
     from experiments.report.page import write_report
     from experiments.report.recorded import Run
 
     try:
         with watch.doing(f"report of {directory}"):
-            path = write_report(Run(directory), Console())
+            if padding.arms(directory):
+                path = padding.write_report(directory)
+            else:
+                path = write_report(Run(directory), Console())
     except ValueError as error:  # Nothing to report.
         raise RefusedError(str(error)) from error
     watch.say(f"report: {path}")

@@ -14,6 +14,7 @@ MOST_POINTS = 1000  # Each point of a landscape is a pass over the test subset.
 TASKS = ("translation", "mlm")
 TRAJECTORIES = ("sgd", "adam")
 Task = Literal["translation", "mlm", "causal"]  # The paper's two, and one more.
+Padding = Literal["masked", "attended", "counted"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,23 @@ class TaskConfig:
     layers: int
     # Attention heads.
     heads: int
+
+    # Fields with a default came later: a task recorded without them had this value.
+
+    # Whether the corpus is shuffled, for all seeds alike, before the study's rows are taken.
+    shuffle: bool = False
+    # Texts for the warm-up and a trained tokenizer, each what `corpus` may be; rows that share a
+    # text with the study's are left out. By default the rows behind the study's in `corpus`.
+    warmup_corpus: tuple[str, ...] = ()
+    # Characters from which a text of it is used; of a pair, the English one's.
+    warmup_shortest: int = 1
+    # What the study's padding is to a translation model: "masked" hides the source's, "attended"
+    # shows it (no attention mask), "counted" also counts the target's in the loss. The warm-up's is
+    # masked.
+    padding: Padding = "masked"
+    # Tokens that the study's sources are padded to, and targets whose padding is counted; None is
+    # `length` and `target_length`, at which texts are cut in any case.
+    padded_length: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,14 +87,15 @@ class Config:
     measured_batches: int
     # Training examples, drawn once, on which the test loss is measured.
     test_examples: int
-    # Adam steps of the warm-up, on rows that the study does not use; 0 starts from scratch.
+    # Steps of the warm-up, on rows that the study does not use; 0 starts from scratch.
     warmup_steps: int
-    # Rows for the warm-up, which follow the study's in the corpus.
-    warmup_examples: int
+    # Rows for the warm-up, which follow the study's in the corpus, or are drawn from
+    # `warmup_corpus`; None takes all.
+    warmup_examples: int | None
     # Examples of a warm-up step.
     warmup_batch_size: int
-    # Adam's rate in the warm-up.
-    warmup_learning_rate: float
+    # The warm-up optimizer's rate; None is its own, as Adafactor's relative step.
+    warmup_learning_rate: float | None
     # Rate of the SGD trajectory (momentum 0.9).
     sgd_learning_rate: float
     # Rate of the Adam trajectory.
@@ -120,6 +139,8 @@ class Config:
 
     # Rates of trajectories other than SGD's and Adam's, such as muon=0.02.
     trajectory_rates: tuple[str, ...] = ()
+    # The optimizer of the warm-up, by name.
+    warmup_algorithm: str = "adam"
 
     def __post_init__(self):
         for words in self.trajectory_rates:
@@ -140,7 +161,7 @@ class Config:
             _require(value is None or value >= 1, f"{name} must be at least 1, got {value}")
         for name in ("warmup_steps", "warmup_examples", "seed"):
             value = getattr(self, name)
-            _require(value >= 0, f"{name} must not be negative, got {value}")
+            _require(value is None or value >= 0, f"{name} must not be negative, got {value}")
         for whole, part in (
             ("examples", "batch_size"),
             ("batch_size", "micro_batch_size"),
@@ -170,14 +191,22 @@ class Config:
             self.chunk is None or self.chunk >= 1,
             f"chunk must be at least 1 or None, got {self.chunk}",
         )
+        rows = self.warmup_examples
         _require(
-            not self.warmup_steps or self.warmup_examples >= self.warmup_batch_size,
+            not self.warmup_steps or rows is None or rows >= self.warmup_batch_size,
             f"warmup_examples must be at least warmup_batch_size ({self.warmup_batch_size}), "
-            f"got {self.warmup_examples}",
+            f"got {rows}",
+        )
+        algorithms.check(self.warmup_algorithm)
+        _require(
+            self.warmup_learning_rate is not None
+            or algorithms.own_rate(self.warmup_algorithm) is not None,
+            f"warmup_learning_rate must be given: {self.warmup_algorithm} has none of its own",
         )
         check_in_range("clip_fraction", self.clip_fraction, 0.0, 1.0)
         for name in ("warmup_learning_rate", "sgd_learning_rate", "adam_learning_rate"):
-            check_in_range(name, getattr(self, name), 0.0, float("inf"), open_high=True)
+            if getattr(self, name) is not None:
+                check_in_range(name, getattr(self, name), 0.0, float("inf"), open_high=True)
         for task in get_args(Task):
             _check_task(task, getattr(self, task))
 
@@ -244,6 +273,16 @@ def _check_task(task: str, made: TaskConfig) -> None:
         _require(field.type is not int or value >= 1, f"{name} must be at least 1, got {value}")
     for name in ("corpus", "tokenizer"):
         _require(bool(getattr(made, name).strip()), f"{task}.{name} must not be empty")
+    named = all(source.strip() for source in made.warmup_corpus)
+    _require(named, f"{task}.warmup_corpus must name no empty path, got {made.warmup_corpus}")
+    said = f"{task}.padding must be masked: only translation's has other kinds, got {made.padding}"
+    _require(task == "translation" or made.padding == "masked", said)
+    least = max(made.length, made.target_length if made.padding == "counted" else 0)
+    padded = made.padded_length
+    said = f"{task}.padded_length must be at least {least}, at which texts are cut, got {padded}"
+    _require(padded is None or padded >= least, said)
+    said = f"{task}.padded_length must be None: only translation's padding is studied, got {padded}"
+    _require(padded is None or task == "translation", said)
     said = f"{task}.layers must be at most {MOST_LAYERS}, got {made.layers}"
     _require(made.layers <= MOST_LAYERS, said)
     said = f"{task}.heads must divide d_model ({made.d_model}), got {made.heads}"
@@ -257,16 +296,20 @@ def as_json(config: Config) -> dict[str, Any]:
 
 def completed(recorded: dict[str, Any]) -> dict[str, Any]:
     """A recorded configuration with the fields that did not exist when it was recorded."""
-    later = {
-        f.name: f.default
-        for f in dataclasses.fields(Config)
-        if f.default is not dataclasses.MISSING
-    }
-    return _plain(later) | recorded
+    tasks = {k: _later(TaskConfig) | v for k, v in recorded.items() if k in get_args(Task)}
+    return _later(Config) | recorded | tasks
 
 
-def _plain(fields: dict[str, Any]) -> dict[str, Any]:
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
+def _later(table: type) -> dict[str, Any]:
+    """The fields that have a default, and these, as JSON holds them."""
+    fields = dataclasses.fields(table)
+    return _plain({f.name: f.default for f in fields if f.default is not dataclasses.MISSING})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def differences(recorded: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> list[str]:

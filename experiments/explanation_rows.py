@@ -123,7 +123,30 @@ class BlockSummary(AtPoint, file="anatomy_block_summary"):
     distance_se: float  # Jackknife over starts; nan with one.
 
 
+class PaddingGroup(AtUpdate, key=("group", "other"), file="anatomy_padding"):
+    """vᵢᵀHᵢⱼvⱼ of two groups of coordinates, the padding's row of the embedding one of them."""
+
+    group: str  # "padding’s row", "other rows", "relative positions", …
+    other: str
+    sharpness: float  # All pairs sum to vᵀHv.
+    sharpness_se: float  # Over micro-batches of the test subset.
+    squared_norm: float  # ‖vᵢ‖², of 1.
+    coordinates: int  # Of the group.
+    clipped: float  # Share of them whose training gradient the clip fraction saturates.
+
+
+class PaddingPart(AtUpdate, key=("part",), file="anatomy_padding_parts"):
+    """What the targets that are text, or padding, contribute along one direction."""
+
+    part: str  # "text" or "padding".
+    targets: float  # Share of the test subset's loss weights.
+    slope: float  # gₚᵀv, nats per unit of distance; the parts sum to gᵀv.
+    slope_se: float  # Over micro-batches of the test subset.
+    sharpness: float  # vᵀHₚv, nats per squared unit of distance; the parts sum to vᵀHv.
+    sharpness_se: float
+
+
 TABLES = (
     *(Preconditioned, FrequencyPart, Noise, Signal, Diagonal, ExactCorrelation, Eigenvector),
-    *(Cosine, Dominant, BlockRitz, BlockDistance, BlockSummary),
+    *(Cosine, Dominant, BlockRitz, BlockDistance, BlockSummary, PaddingGroup, PaddingPart),
 )

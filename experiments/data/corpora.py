@@ -81,6 +81,11 @@ class Corpus:
                     )
         return replace(self, columns=columns, first_row=first)
 
+    def take(self, numbers: Sequence[int]) -> "Corpus":
+        """The rows of these numbers, in this order; they are numbered anew."""
+        columns = tuple(tuple(column[i] for i in numbers) for column in self.columns)
+        return replace(self, columns=columns, first_row=0)
+
     @cached_property
     def checksum(self) -> str:
         """SHA-256 of the kind and of every row's text, whatever the file format: 64 hex digits."""
@@ -132,6 +137,31 @@ def load_corpus(source: str, kind: Kind, count: int | None = None) -> Corpus:
     if not values:
         raise DataError(f"{name}: it has no rows")
     return Corpus(name, kind, _split(values, name, kind))
+
+
+def load_others(sources: Sequence[str], kind: Kind, study: Corpus, shortest: int = 1) -> Corpus:
+    """The rows of several corpora, one after the other, that a study does not use.
+
+    Left out are rows that share a text with one of the study's (of a pair: either side), rows that
+    came before, and those whose first text has fewer than `shortest` characters.
+
+    Raises:
+      DataError: as `load_corpus` and `Corpus.rows`; or nothing is left.
+    """
+    parts = [load_corpus(source, kind) for source in sources]
+    parts = [part.rows(0, len(part)) for part in parts]
+    used = [set(column) for column in study.columns]
+    rows = dict.fromkeys(row for part in parts for row in zip(*part.columns, strict=True))
+    left = [
+        row
+        for row in rows
+        if len(row[0]) >= shortest
+        and not any(text in texts for text, texts in zip(row, used, strict=True))
+    ]
+    name = " + ".join(part.name for part in parts)
+    if not left:
+        raise DataError(f"{name}: no row has {shortest} characters and is not the study's")
+    return Corpus(name, kind, tuple(zip(*left, strict=True)))
 
 
 def _fields(kind: str) -> tuple[str, ...]:

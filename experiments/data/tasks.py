@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.config import Config, TaskConfig
 from experiments.data import tokenization
-from experiments.data.corpora import DataError, load_corpus
+from experiments.data.corpora import Corpus, DataError, Kind, load_corpus, load_others
 from sharpjax import models
 from sharpjax.models.losses import init_params
 
@@ -39,7 +39,7 @@ class Task:
     initial_params: Any  # Before any warm-up; host arrays.
     examples: Batches  # [examples, …]: masks are drawn already.
     test: Batches  # [micro_batches, micro_batch, …], the fixed random subset.
-    warmup_rows: Any  # Encoded rows behind the study's, not yet masked; None without warm-up.
+    warmup_rows: Any  # Encoded rows of other text, not yet masked; None without warm-up.
     tokenizer: Any
     about: dict[str, Any]  # For the provenance: corpus, checksum, tokenizer, model, size.
 
@@ -76,7 +76,8 @@ class Task:
         config = self.config
         for step in range(start, config.warmup_steps):
             draw = rng(self.seed, self.name, "warmup", step)
-            rows = draw.permutation(config.warmup_examples)[: config.warmup_batch_size]
+            count = len(self.warmup_rows["input_ids"])
+            rows = draw.permutation(count)[: config.warmup_batch_size]
             chosen = {k: v[rows] for k, v in self.warmup_rows.items()}
             if self.name == "mlm":
                 chosen = tokenization.mask_tokens(
@@ -97,19 +98,19 @@ def make_task(name: str, config: Config, seed: int) -> Task:
       OSError: a checkpoint that cannot be read.
     """
     about: TaskConfig = getattr(config, name)
-    needed = config.examples + (config.warmup_examples if config.warmup_steps else 0)
     kind = "translation" if name == "translation" else "text"
-    corpus = load_corpus(about.corpus, kind, needed)
-    study = corpus.rows(0, config.examples)
+    study, warmup = load_texts(name, config, kind)
 
     if about.tokenizer == "trained":
-        texts = study.texts if kind == "text" else (*study.english, *study.french)
+        of = [study, warmup] if warmup and about.warmup_corpus else [study]
+        texts = [text for part in of for column in part.columns for text in column]
         style = "roberta" if kind == "text" else "t5"  # Byte level suits a GPT-2 too.
         try:
             tokenizer = tokenization.train_tokenizer(texts, about.vocab_size, style)
         except ValueError as error:
             raise DataError(f"{name}.vocab_size: {error}") from error
-        tokenizer_name = f"trained on the study's texts, {len(tokenizer)} tokens"
+        whose = "the study's and the warm-up's" if len(of) > 1 else "the study's"
+        tokenizer_name = f"trained on {whose} texts, {len(tokenizer)} tokens"
     else:
         tokenizer = tokenization.load_tokenizer(about.tokenizer)
         tokenizer_name = about.tokenizer
@@ -127,16 +128,20 @@ def make_task(name: str, config: Config, seed: int) -> Task:
         )
 
     examples = encode(study)
-    encoded = {"checksum": study.checksum, "tokens_checksum": _checksum(examples, tokenizer)}
-    warmup_rows = None
-    if config.warmup_steps:
-        warmup = corpus.rows(config.examples, config.warmup_examples)
+    encoded: dict[str, Any] = {}
+    if name == "translation":
+        masked, pad = examples, tokenizer.pad_token_id
+        examples = tokenization.pad_translation(masked, about.padding, about.padded_length, pad)
+        encoded = about_padding(about, masked, examples)
+    encoded |= {"checksum": study.checksum, "tokens_checksum": _checksum(examples, tokenizer)}
+    if warmup:
+        encoded |= {"warmup_corpus": warmup.name, "warmup_rows": len(warmup)}
         encoded["warmup_checksum"] = warmup.checksum
-        warmup_rows = encode(warmup)
+    warmup_rows = encode(warmup) if warmup and config.warmup_steps else None
     if name == "mlm":
-        for rows, first in ((examples, 0), (warmup_rows, config.examples)):
-            if rows is not None:
-                _check_maskable(corpus.name, rows, tokenizer, first)
+        for text, rows in ((study, examples), (warmup, warmup_rows)):
+            if text is not None and rows is not None:
+                _check_maskable(text.name, rows, tokenizer, text.first_row)
         # Masks are drawn once, before training.
         draw = rng(seed, name, "masks")
         examples = tokenization.mask_tokens(**_ids(examples), tokenizer=tokenizer, rng=draw)
@@ -163,16 +168,62 @@ def make_task(name: str, config: Config, seed: int) -> Task:
         warmup_rows=warmup_rows,
         tokenizer=tokenizer,
         about={
-            "corpus": corpus.name,
+            "corpus": study.name,
             **encoded,
             **({"checkpoint_checksum": _checksum(params)} if about.checkpoint else {}),
             "examples": config.examples,
             "tokenizer": tokenizer_name,
             "model": about.checkpoint or f"{type(model).__name__} made from the configuration",
             "parameters": sum(x.size for x in jax.tree.leaves(params)),
-            "start": _start(about.checkpoint, config.warmup_steps),
+            "start": _start(about.checkpoint, config.warmup_steps, config.warmup_algorithm),
         },
     )
+
+
+def load_texts(name: str, config: Config, kind: Kind) -> tuple[Corpus, Corpus | None]:
+    """The rows of a study, and those that a warm-up and its tokenizer have beside them, if any.
+
+    Raises:
+      DataError: text that cannot be used, or too few rows.
+    """
+    about: TaskConfig = getattr(config, name)
+    behind = config.warmup_examples if config.warmup_steps and not about.warmup_corpus else 0
+    needed = None if about.shuffle or behind is None else config.examples + behind
+    corpus = load_corpus(about.corpus, kind, needed)
+    if about.shuffle:
+        order = rng(0, name, "rows").permutation(len(corpus))
+        corpus = corpus.rows(0, len(corpus)).take(order)
+    study = corpus.rows(0, config.examples)
+    if not about.warmup_corpus and not config.warmup_steps:
+        return study, None
+    if about.warmup_corpus:
+        others = load_others(about.warmup_corpus, kind, study, about.warmup_shortest)
+        warmup = others.take(rng(0, name, "warm-up rows").permutation(len(others)))
+    else:
+        left = range(config.examples, len(corpus))
+        warmup = dataclasses.replace(corpus.take(left), first_row=config.examples)
+    count = len(warmup) if config.warmup_examples is None else config.warmup_examples
+    least = config.warmup_batch_size if config.warmup_steps else 0
+    if len(warmup) < max(count, least):
+        raise DataError(
+            f"{warmup.name}: {max(count, least)} rows were asked for beside the study's, but there "
+            f"are {len(warmup)}"
+        )
+    return study, warmup.rows(0, count) if count else None
+
+
+def about_padding(about: TaskConfig, masked: Batches, examples: Batches) -> dict[str, Any]:
+    """What the provenance says of padding: its kind, and its share of sources and targets."""
+    shown = examples["labels"] != tokenization.NOT_COUNTED
+    counted = np.sum(masked["labels"] != tokenization.NOT_COUNTED)
+    return {
+        "padding": about.padding,
+        "source_length": examples["input_ids"].shape[1],
+        "source_padding": float(1 - masked["attention_mask"].sum() / examples["input_ids"].size),
+        "target_length": examples["labels"].shape[1],
+        # Of the positions that the loss counts.
+        "target_padding": float(1 - counted / np.sum(shown)),
+    }
 
 
 def rng(seed: int, *what: str | int) -> np.random.Generator:
@@ -297,11 +348,12 @@ def _checksum(tree: Any, tokenizer: Any = None) -> str:
     return digest.hexdigest()
 
 
-def _start(checkpoint: str, warmup_steps: int) -> str:
+def _start(checkpoint: str, warmup_steps: int, algorithm: str = "adam") -> str:
     origin = f"pretrained: {checkpoint}" if checkpoint else "from scratch"
     if not warmup_steps:
         return origin
-    warmed = f"warmed up for {warmup_steps} steps"
+    by = "" if algorithm == "adam" else f" of {algorithm}"
+    warmed = f"warmed up for {warmup_steps} steps{by}"
     return f"{origin}, {warmed}" if checkpoint else warmed
 
 

@@ -17,6 +17,7 @@ from tokenizers import (
 )
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from experiments.config import Padding
 from experiments.data.corpora import DataError
 
 # Threads encode a batch; said aloud, so that a fork (of a data loader, say) prints no warning.
@@ -164,6 +165,35 @@ def encode_translation(
     target = encode_text(tokenizer, french, target_length)
     labels = np.where(target["attention_mask"], target["input_ids"], np.int32(NOT_COUNTED))
     return {**source, "labels": labels}
+
+
+def pad_translation(
+    encoded: dict[str, np.ndarray], padding: Padding, length: int | None, pad_token: int
+) -> dict[str, np.ndarray]:
+    """`encode_translation`'s rows with their padding hidden, attended, or counted as well.
+
+    Args:
+      encoded: Rows whose padding is masked.
+      padding: "masked" keeps `attention_mask`. "attended" drops it, so that a model attends the
+        source's padding like text. "counted" also makes the targets' padding `pad_token`, which
+        the loss counts, instead of −100.
+      length: What sources, and targets whose padding is counted, are padded to; None is as they
+        are.
+      pad_token: Of the padding.
+    """
+
+    def wide(rows: np.ndarray, fill: int) -> np.ndarray:
+        more = 0 if length is None else length - rows.shape[1]
+        return np.pad(rows, ((0, 0), (0, more)), constant_values=fill)
+
+    made = {"input_ids": wide(encoded["input_ids"], pad_token)}
+    if padding == "masked":
+        made["attention_mask"] = wide(encoded["attention_mask"], 0)
+    labels = encoded["labels"]
+    if padding == "counted":
+        labels = wide(labels, NOT_COUNTED)
+        labels = np.where(labels == NOT_COUNTED, np.int32(pad_token), labels)
+    return made | {"labels": labels}
 
 
 def rows_without_text(

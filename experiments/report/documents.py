@@ -18,6 +18,7 @@ from experiments.report import (
     claims,
     explanation_tables,
     facts,
+    padding,
     table,
     tables,
 )
@@ -143,6 +144,16 @@ def _control(make: Callable) -> Callable:
     return block
 
 
+def _padding(make: Callable) -> Callable:
+    """A block of the padding study, in the folder `padding` beside the study's records."""
+
+    def block(sources: Sources, *arguments: str) -> Table | None:
+        found = padding.arms(sources.directory.parent / "padding")
+        return make(found, *arguments) if found else None
+
+    return block
+
+
 def _arms(make: Callable) -> Callable:
     """A block of the ablation."""
     return lambda sources, *arguments: make(sources.arms, *arguments) if sources.arms else None
@@ -257,6 +268,12 @@ BLOCKS: dict[str, Callable] = {
             arms, task, trajectory, int(epoch)
         )
     ),
+    "padding": _padding(padding.ratio_table),
+    "padding-groups": _padding(padding.group_table),
+    "padding-clipped": _padding(padding.clipped_table),
+    "padding-ranks": _padding(padding.rank_table),
+    "padding-parts": _padding(padding.part_table),
+    "padding-costs": _padding(padding.cost_table),
     "anatomy": _main(lambda run: anatomy_tables.summary(run.points)),
     "anatomy-context": _point(anatomy_tables.context),
     "anatomy-correlation": _point(anatomy_tables.conjecture),

@@ -5,7 +5,7 @@ from typing import Any
 
 from experiments import paper
 from experiments.report.recorded import Run
-from experiments.report.table import number
+from experiments.report.table import number, percent
 from experiments.rows import Convergence, Sharpness
 
 
@@ -48,6 +48,13 @@ def _task_fact(about: dict[str, Any]) -> str:
     if "model" in about:
         size = f", {about['parameters']:,} parameters" if "parameters" in about else ""
         parts.append(f"model {public(about['model'])}{size}")
+    if about.get("padding", "masked") != "masked":
+        shares = (percent(about[k]) for k in ("source_padding", "target_padding"))
+        of = "{} of the sources, {} of the targets that count".format(*shares)
+        parts.append(f"padding {about['padding']}: {of}")
+    if "warmup_rows" in about:
+        text = f"{about['warmup_rows']:,} rows of {public(about['warmup_corpus'])}"
+        parts.append(f"warm-up on {text} (SHA-256 {about['warmup_checksum']})")
     if "start" in about:
         loss = about.get("start_loss")
         at = f", at loss {number(loss)}" if isinstance(loss, int | float) else ""

@@ -56,7 +56,7 @@ def check_memory(config: Config, names: Sequence[str]) -> None:
     memory = machine_memory()
     for name in names:
         about: TaskConfig = getattr(config, name)
-        rows = config.examples + (config.warmup_examples if config.warmup_steps else 0)
+        rows = config.examples + ((config.warmup_examples or 0) if config.warmup_steps else 0)
         text = 4 * rows * (2 * about.length + about.target_length)
         parameters = 0 if about.checkpoint else 4 * least_parameters(about)
         for what, size in (("encoded text", text), ("model's parameters", parameters)):

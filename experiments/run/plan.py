@@ -359,8 +359,12 @@ def _abstract(tree: Any, layout: Layout) -> Any:
 
 
 def _abstract_batch(name, about, layout, size, count) -> dict[str, jax.ShapeDtypeStruct]:
-    lengths = dict.fromkeys(("input_ids", "attention_mask"), about.length)
-    lengths["labels"] = about.target_length if name == "translation" else about.length
+    source, target = about.padded_length or about.length, about.length
+    if name == "translation":
+        target = source if about.padding == "counted" else about.target_length
+    lengths = {"input_ids": source, "attention_mask": source, "labels": target}
+    if about.padding != "masked":
+        del lengths["attention_mask"]
     return {
         k: jax.ShapeDtypeStruct((count, size, length), jnp.int32, sharding=layout.batch)
         for k, length in lengths.items()

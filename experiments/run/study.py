@@ -13,16 +13,22 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import optax
-
 import sharpjax
+from experiments import algorithms, records
 from experiments import config as configuration
-from experiments import records
 from experiments.config import Config
 from experiments.data.tasks import Task, make_task
 from experiments.errors import DataError, RefusedError
 from experiments.rows import Row
-from experiments.run import anatomy, convergence, plan, processes, sharpness, training
+from experiments.run import (
+    anatomy,
+    convergence,
+    plan,
+    pretraining,
+    processes,
+    sharpness,
+    training,
+)
 from experiments.run.devices import Layout, one_device
 from experiments.run.options import Options
 from experiments.run.progress import Watch
@@ -199,10 +205,15 @@ class Study:
         """Where every run of a task and seed starts: the model warmed up, once for all of them."""
         if not self.config.warmup_steps:
             return task.initial_params
+        rate = self.config.warmup_learning_rate
         with self._timed(f"warm-up, {task.name}"):
             warmup = Training(
                 f"{task.name}, warm-up, seed {task.seed}",
-                optax.adam(self.config.warmup_learning_rate),
+                algorithms.build(
+                    self.config.warmup_algorithm,
+                    self.config.clip_fraction,
+                    None if rate is None else repr(rate),
+                ),
                 task.training_loss_fn,
                 task.warmup_batches,
                 self.config.warmup_steps,
@@ -211,6 +222,13 @@ class Study:
             # A warm-up step is short: checkpoints of it are rarer.
             kept = self.checkpoints("warmup", task.name, task.seed, every=10)
             return self.train(warmup, task.initial_params, checkpoints=kept)
+
+    def pretrain(self, name: str) -> Path:
+        """The warm-up by itself; the Hugging Face folder that it leaves in the directory."""
+        task = self.task(name, self.config.seed)
+        start = self.start(task)
+        with self._timed(f"pretrained model, {name}"):
+            return pretraining.write(self, task, start)
 
     def sharpness(self, name: str, trajectory: str, seed: int) -> None:
         """One column of Tables 3 to 6 at one seed."""

@@ -35,6 +35,8 @@ NEEDED = {
     "sharpness": "--out x",
     "convergence": "--out x --task mlm",
     "anatomy": "--out x --task mlm",
+    "pretrain": "--out x --task mlm",
+    "padding": "--out x",
     "ablation": "--out x",
     "controls": "--out x",
     "plan": "",
@@ -73,6 +75,7 @@ MORE = {  # Values of single options beyond those of their types.
     ),
     "--device-memory": ("0", "inf"),
     "--trajectory": ("", "adamm", "muon"),  # Of Muon there is no rate.
+    "--warmup-algorithm": ("", "adamm", "adam_clip_clip"),
     "--trajectory-rates": ("muon", "muon=x", "muon=-1", "adamm=1", "=1"),
     "--algorithms": ("", "adamm", "sgd_clip_clip", "0"),
     "--options.clipped": ("",),

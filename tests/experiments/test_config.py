@@ -40,6 +40,8 @@ def test_the_papers_preset_has_its_numbers():
         ("clip_fraction", 1.5, r"clip_fraction must be in \[0.0, 1.0\], got 1.5"),
         ("sgd_learning_rate", -1.0, "sgd_learning_rate must be in .* got -1.0"),
         ("seed", -1, "seed must not be negative, got -1"),
+        ("warmup_algorithm", "adamm", "adamm.*adam"),
+        ("warmup_learning_rate", None, "warmup_learning_rate must be given: adam has none"),
     ],
 )
 def test_bad_values_are_named(field, value, message):
@@ -53,6 +55,27 @@ def test_a_tasks_bad_values_are_named():
         dataclasses.replace(base, mlm=dataclasses.replace(base.mlm, layers=0))
     with pytest.raises(ValueError, match=r"translation.heads must divide d_model \(16\), got 3"):
         dataclasses.replace(base, translation=dataclasses.replace(base.translation, heads=3))
+
+
+@pytest.mark.parametrize(
+    ("task", "fields", "message"),
+    [
+        ("mlm", {"padding": "attended"}, "mlm.padding must be masked: .* got attended"),
+        ("mlm", {"padded_length": 20}, "mlm.padded_length must be None: .* got 20"),
+        ("translation", {"padded_length": 15}, "translation.padded_length must be at least 16"),
+        (
+            "translation",
+            {"padding": "counted", "target_length": 18, "padded_length": 17},
+            "translation.padded_length must be at least 18, .* got 17",
+        ),
+        ("mlm", {"warmup_corpus": ("a", "")}, "mlm.warmup_corpus must name no empty path"),
+        ("mlm", {"warmup_shortest": 0}, "mlm.warmup_shortest must be at least 1, got 0"),
+    ],
+)
+def test_bad_values_of_padding_and_of_the_warm_ups_texts_are_named(task, fields, message):
+    base = tiny.config()
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(base, **{task: dataclasses.replace(getattr(base, task), **fields)})
 
 
 def test_differences_name_the_fields_of_both():
@@ -71,3 +94,7 @@ def test_a_run_recorded_before_a_field_existed_had_its_default():
     recorded = {k: v for k, v in asked.items() if k != "remat"}
     assert config.differences(config.completed(recorded), asked) == []
     assert config.completed({"remat": True})["remat"]
+    later = {"shuffle", "warmup_corpus", "warmup_shortest", "padding", "padded_length"}
+    recorded["mlm"] = {k: v for k, v in asked["mlm"].items() if k not in later}
+    assert len(recorded["mlm"]) == len(asked["mlm"]) - len(later)
+    assert config.differences(config.completed(recorded), asked) == []

@@ -15,6 +15,7 @@ from experiments.__main__ import main
 from experiments.report import anatomy_figures, blocks, claims, documents, figures, page
 from experiments.rows import Scales, Sharpness
 from tests.experiments.report.test_claims import changed, synthetic_rows
+from tests.experiments.report.test_padding import write_arm
 from tests.experiments.report.test_page import PROVENANCE
 from tests.experiments.run.test_anatomy import PLACE
 from tests.experiments.run.test_anatomy import synthetic as anatomy_rows
@@ -80,6 +81,8 @@ def sources(tmp_path_factory):
     _write(root / "ablation" / "warmup-0", sharp, dataclasses.replace(arm, warmup_steps=0))
     _write(root / "ablation" / "warmup-1000", rows, dataclasses.replace(arm, warmup_steps=1000))
     _write(root / "controls" / "rate", list(synthetic_rows(epochs=(2,), batches=1)), arm)
+    for kind, length in (("masked", 16), ("counted", 32)):
+        write_arm(root / "padding", kind, length, sharpness=6.0)
     return documents.Sources(root / "small", root / "ablation", root)
 
 
