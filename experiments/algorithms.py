@@ -22,6 +22,11 @@ ATLAS = (  # What is set side by side beyond the paper's seven: families one aft
     *("sophia", "muon", "lamb", "lars", "prodigy", "schedule_free_sgd", "schedule_free_adamw"),
 )
 
+OWN = (  # Those of them that train too, each at the rate that is best for it.
+    *("sgd", "sgd_clip", "normalized_sgd", "sign_momentum", "adam", "adafactor"),
+    *("lion", "sophia", "muon", "schedule_free_adamw"),
+)
+
 
 class AlgorithmError(ValueError):
     """A name that makes no optimizer here. One line: which, and why."""

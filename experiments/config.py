@@ -121,6 +121,10 @@ class Config:
     # Rates of trajectories other than SGD's and Adam's, such as muon=0.02.
     trajectory_rates: tuple[str, ...] = ()
 
+    # What the search of a rate looks at: the first `tune_steps` steps, or the whole run, by the
+    # mean loss of its last epoch, with one refinement around the best rate.
+    tune_horizon: Literal["steps", "whole"] = "steps"
+
     def __post_init__(self):
         for words in self.trajectory_rates:
             name, equals, rate = words.partition("=")

@@ -78,6 +78,7 @@ MORE = {  # Values of single options beyond those of their types.
     "--algorithms": ("", "adamm", "sgd_clip_clip", "0"),
     "--options.clipped": ("",),
     "--trajectories": ("adamm", "muon"),
+    "--own": ("adamm", ""),
     "--options.probes": ("3",),
 }  # fmt: skip
 for _task in ("translation", "mlm", "causal"):
