@@ -9,7 +9,7 @@ STUDY := --preset small --translation.corpus $(DATA)/books_standin_en_fr --mlm.c
 WARMUPS := 0 100 300 1000
 CONTROLS := sgd_clip-table-2 another-seed
 
-.PHONY: demo small anatomy ablation controls results docs test quick lint clean
+.PHONY: demo small anatomy ablation controls atlas results docs test quick lint clean
 
 demo: $(VENV)/.experiments  ## The main job in miniature: records, tables and report in runs/demo.
 	$(BIN)/python -m experiments reproduce --preset demo --out runs/demo
@@ -29,12 +29,18 @@ ablation: $(VENV)/.experiments  ## From scratch against warmed up, in runs/ablat
 controls: $(VENV)/.experiments  ## Clipped SGD at the paper's rate, and convergence on another seed.
 	$(BIN)/python -m experiments controls $(STUDY) --out runs/controls
 
+atlas: $(VENV)/.experiments  ## Many optimizers side by side, and ten each on its own, in runs/atlas.
+	$(BIN)/python -m experiments atlas $(STUDY) --causal.corpus $(DATA)/imdb --replicates 2 \
+	  --out runs/atlas
+
 results: $(VENV)/.experiments  ## results/, RESULTS.md and both READMEs from the runs that are there.
-	set -e; for run in small $(WARMUPS:%=ablation/warmup-%) $(CONTROLS:%=controls/%); do \
+	set -e; for run in small $(WARMUPS:%=ablation/warmup-%) $(CONTROLS:%=controls/%) atlas atlas/own; do \
 	  if [ -d runs/$$run ]; then mkdir -p results/$$run; \
 	    cp runs/$$run/*.csv runs/$$run/config.json runs/$$run/provenance.json results/$$run/; fi; done
-	rm -f results/ablation/*/histogram.csv  # Larger than all the rest, and nothing reads it there.
-	$(BIN)/python -m experiments report results/small
+	# Larger than all the rest, and nothing reads it there.
+	rm -f results/ablation/*/histogram.csv results/atlas/histogram.csv
+	set -e; for run in small atlas/own atlas; do \
+	  if [ -d results/$$run ]; then $(BIN)/python -m experiments report results/$$run; fi; done
 	$(BIN)/python -m experiments results RESULTS.md README.md results/README.md
 
 docs: $(VENV)/.docs  ## The site, in docs/_build/html; its tutorials run, and a warning is an error.

@@ -7,6 +7,7 @@ import pandas
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from sharpjax import plot
 from tests.plot import cases
@@ -307,7 +308,9 @@ def test_labels_of_an_atlas_stand_apart_and_name_every_mark():
     figure.draw_without_rendering()
     written = {t.get_text(): t for t in axes.texts if t.get_text() in map(plot.label, names)}
     assert {*written} == {*map(plot.label, names)}
-    boxes = np.array([t.get_window_extent().extents for t in written.values()])
+    boxes = np.array(
+        [Text.get_window_extent(t).extents for t in written.values()]
+    )  # Without lines.
     frame = axes.get_window_extent().extents
     assert (boxes[:, :2] > frame[:2] - 2).all() and (boxes[:, 2:] < frame[2:] + 2).all()
     sides = np.minimum(boxes[:, None, 2:], boxes[:, 2:]) - np.maximum(

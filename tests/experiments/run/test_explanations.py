@@ -255,6 +255,13 @@ def test_blocks_have_their_own_curvatures(toy):
     assert summary.distance == pytest.approx(sorted(between)[-1]) and summary.distance > 0.3
 
 
+def test_the_shares_alone_are_those_of_the_whole(toy):
+    point, _ = toy
+    shared = (rows.Cosine, rows.Eigenvector)
+    expected = [r for r in explanations.dominant(point) if isinstance(r, shared)]
+    assert explanations.dominant_shares(point) == expected and expected
+
+
 def test_the_report_has_every_table_and_figure(toy, tmp_path):
     point, _ = toy
     made = explanations.preconditioned(point) + explanations.exact_diagonal(point)
