@@ -121,12 +121,16 @@ def shared_figure(sharpness: pandas.DataFrame, style: plot.Style | None = None) 
 # --- Each on its own ------------------------------------------------------------------------------
 
 
-def level_of(rows: list[Own]) -> float:
-    """The least test loss that every optimizer comes down to."""
-    least: dict[str, float] = {}
-    for r in rows:
-        least[r.algorithm] = min(r.loss, least.get(r.algorithm, math.inf))
-    return max(least.values())
+def level_of(rows: list[Own], reached: Mapping[str, float]) -> float:
+    """The least test loss that every optimizer comes down to whose run has a final loss.
+
+    Args:
+      rows: Of one task and seed.
+      reached: Algorithm -> its final loss, inf if it diverged; nan is the level if all did.
+    """
+    ended = [name for name, loss in reached.items() if math.isfinite(loss)]
+    least = [min((r.loss for r in rows if r.algorithm == name), default=math.nan) for name in ended]
+    return max((loss for loss in least if not math.isnan(loss)), default=math.nan)
 
 
 def at_level(rows: list[Own], level: float) -> pandas.DataFrame:
@@ -138,7 +142,8 @@ def at_level(rows: list[Own], level: float) -> pandas.DataFrame:
 def own_table(run: Run, task: str) -> Table:
     """Each optimizer's rate, the loss it reaches, and its numbers where all have one loss."""
     seed, rows = _of_first_seed(run, task)
-    level, reached = level_of(rows), _reached(run, task, seed)
+    reached = _reached(run, task, seed)
+    level = level_of(rows, reached)
     rates = {r.algorithm: r.learning_rate for r in rows}
     found = at_level(rows, level).set_index("algorithm")
     lines = []
@@ -155,9 +160,10 @@ def own_table(run: Run, task: str) -> Table:
     )
     caption = (
         "Each at the rate of least final loss, the best first. Numbers are of its update where its "
-        f"own trajectory comes down to a test loss of {number(level, 4)}, the least that all of "
-        "them reach, interpolated between measurements. The step ratio is ‖u‖/Newton step of the "
-        "update as it is applied: 1 is the quadratic’s minimum, beyond 2 it rises."
+        f"own trajectory comes down to a test loss of {number(level, 4)}, the least that all "
+        "reach which do not diverge, interpolated between measurements. The step ratio is "
+        "‖u‖/Newton step of the update as it is applied: 1 is the quadratic’s minimum, beyond "
+        "2 it rises."
     )
     return Table(f"Each on its own trajectory: {paper.TASKS[task]}", header, lines, caption)
 
@@ -209,7 +215,7 @@ def correlation_table(shared: Run | None, own: Run) -> Table | None:
         seed, rows = _of_first_seed(own, task)
         reached = _reached(own, task, seed)
         name = paper.TASKS[task]
-        level = level_of(rows)
+        level = level_of(rows, reached)
         found = at_level(rows, level).set_index("algorithm")
         place = f"own trajectories, test loss {number(level, 4)}"
         lines.append(_correlated(name, place, reached, found.to_dict("index")))

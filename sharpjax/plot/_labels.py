@@ -39,9 +39,9 @@ def write(axes: Axes, marks: Sequence[tuple[float, float]], texts: Sequence[str]
     crowd = np.sum(np.exp(-apart / 20), axis=1)
     boxes = [np.concatenate([p - _MARK, p + _MARK]) for p in at]
     lines: list[np.ndarray] = []
-    for i in np.argsort(crowd, kind="stable"):
+    for i in map(int, np.argsort(crowd, kind="stable")):
         candidates = list(_candidates(at[i], sizes[i]))
-        costs = [_cost(at[i], box, end, boxes, lines, inside, int(i)) for box, end in candidates]
+        costs = [_cost(at[i], box, end, boxes, lines, inside, i) for box, end in candidates]
         box, end = candidates[int(np.argmin(costs))]
         boxes.append(box)
         lines.append(np.concatenate([at[i], end]))

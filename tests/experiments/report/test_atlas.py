@@ -99,7 +99,11 @@ def test_the_report_has_the_atlas_and_the_ranks(run):
 
 def test_at_one_loss_each_is_where_it_came_down_to_it(run):
     own = Run(run.directory / "own")
-    assert atlas.level_of(own[Own]) == 2.5  # The first optimizer's least.
+    reached = dict.fromkeys(algorithms.OWN, 1.0)
+    assert atlas.level_of(own[Own], reached) == 2.5  # The first optimizer's least.
+    reached["sgd"] = math.inf  # It diverged, and the level is the second one's.
+    assert atlas.level_of(own[Own], reached) == 1.0
+    assert math.isnan(atlas.level_of(own[Own], {"sgd": math.inf}))
     found = atlas.at_level(own[Own], 2.5).set_index("algorithm")
     assert found.loc["sgd", "step"] == 3.0 and found.loc["sgd", "loss"] == 2.5
     muon = algorithms.OWN.index("muon")
