@@ -47,10 +47,11 @@ def write(axes: Axes, marks: Sequence[tuple[float, float]], texts: Sequence[str]
         lines.append(np.concatenate([at[i], end]))
         far = np.linalg.norm(end - at[i]) > 1.8 * _MARK
         line = {"arrowstyle": "-", "linewidth": 0.5, "color": colours[i], "shrinkA": 0}
+        right, up = box[:2] + _GAP - at[i]
         made = axes.annotate(
             texts[i],
-            tuple(marks[i]),
-            tuple(box[:2] + _GAP - at[i]),
+            marks[i],
+            (float(right), float(up)),
             textcoords="offset points",
             fontsize=_SIZE,
             color=colours[i],
