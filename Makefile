@@ -14,8 +14,9 @@ START := $(BOOKS) --mlm.warmup-corpus $(DATA)/imdb --warmup-examples None \
   --warmup-algorithm adafactor --warmup-learning-rate None
 PADDING := masked-32 attended-64 attended-128 counted-32 counted-64
 CONTROLS := sgd_clip-table-2 another-seed
+RUNS := small $(WARMUPS:%=ablation/warmup-%) $(CONTROLS:%=controls/%) $(PADDING:%=padding/%) atlas atlas/own
 
-.PHONY: demo small anatomy ablation controls pretrain padding results docs test quick lint clean
+.PHONY: demo small anatomy ablation controls pretrain padding atlas results docs test quick lint clean
 
 demo: $(VENV)/.experiments  ## The main job in miniature: records, tables and report in runs/demo.
 	$(BIN)/python -m experiments reproduce --preset demo --out runs/demo
@@ -45,16 +46,21 @@ padding: $(VENV)/.experiments  ## What padding does to translation's sharpness, 
 	  --micro-batch-size 16 --epochs 2 --measured-epochs 2 --measured-batches 3 \
 	  --landscape-points 3 --precision-check none --out runs/padding
 
+atlas: $(VENV)/.experiments  ## Many optimizers side by side, and ten each on its own, in runs/atlas.
+	$(BIN)/python -m experiments atlas $(STUDY) --causal.corpus $(DATA)/imdb --replicates 2 \
+	  --out runs/atlas
+
 results: $(VENV)/.experiments  ## results/, RESULTS.md and both READMEs from the runs that are there.
-	set -e; for run in small $(WARMUPS:%=ablation/warmup-%) $(CONTROLS:%=controls/%) $(PADDING:%=padding/%); do \
+	set -e; for run in $(RUNS); do \
 	  if [ -d runs/$$run ]; then mkdir -p results/$$run; \
 	    cp runs/$$run/*.csv runs/$$run/config.json runs/$$run/provenance.json results/$$run/; fi; done
 	set -e; if [ -d runs/padding/start/translation ]; then mkdir -p results/padding/start; \
 	  cd runs/padding/start; cp config.json provenance.json translation/README.md \
 	    $(CURDIR)/results/padding/start/; fi
-	rm -f results/ablation/*/histogram.csv results/padding/*/histogram.csv  # Larger than all the rest, and nothing reads it there.
-	$(BIN)/python -m experiments report results/small
-	set -e; if [ -d results/padding ]; then $(BIN)/python -m experiments report results/padding; fi
+	# Larger than all the rest, and nothing reads it there.
+	rm -f results/ablation/*/histogram.csv results/padding/*/histogram.csv results/atlas/histogram.csv
+	set -e; for run in small padding atlas/own atlas; do \
+	  if [ -d results/$$run ]; then $(BIN)/python -m experiments report results/$$run; fi; done
 	$(BIN)/python -m experiments results RESULTS.md README.md results/README.md
 
 docs: $(VENV)/.docs  ## The site, in docs/_build/html; its tutorials run, and a warning is an error.

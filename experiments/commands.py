@@ -6,10 +6,11 @@ What takes long to import is imported by the work: `--help` and a bad value need
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import tyro
 
+from experiments.algorithms import OWN
 from experiments.config import TASKS, TRAJECTORIES, Config, Task
 from experiments.errors import RefusedError
 from experiments.interrupts import at_once
@@ -212,6 +213,59 @@ def convergence(config: Fields, where: Where, task: Task) -> Command:
     return _study(config, where, (task,), lambda study: study.convergence(task), converging=(task,))
 
 
+def atlas(
+    config: Fields,
+    out: APath,
+    tasks: tuple[Task, ...] = get_args(Task),
+    trajectories: tuple[str, ...] = TRAJECTORIES,
+    follow: tuple[Literal["shared", "own"], ...] = ("shared", "own"),
+    own: tuple[str, ...] = OWN,
+) -> Command:
+    """Many optimizers side by side: on shared trajectories, then some each on its own.
+
+    At shared points: slope, sharpness, cosines and descent; at the first of the first and of the
+    last measured epoch also the share in the dominant subspace and the parts by token frequency.
+    On their own, in OUT/own: a rate searched over the whole horizon, and sharpness along the run.
+
+    Args:
+      config: The study; `algorithms` are 32 by default.
+      out: Where records, checkpoints and the report go; the same command continues what is there.
+      tasks: What the models learn.
+      trajectories: The optimizers whose trajectories are shared; see `sharpness`.
+      follow: Which of the two is made.
+      own: The optimizers that train on their own.
+    """
+    several = {"tasks": tasks, "trajectories": trajectories, "follow": follow, "own": own}
+    for name, values in several.items():
+        if not values or len({*values}) < len(values):
+            raise ValueError(f"{name} must be different names, at least one, got {values}")
+    for name in trajectories:
+        config.rate_along(name)
+
+    def stages(study: "Study") -> None:
+        look = Options(instruments=("frequency", "dominant_shares"))
+        for trajectory in trajectories:
+            for task in tasks:
+                for seed in config.seeds:
+                    study.sharpness(task, trajectory, seed)
+                for epoch in sorted({min(config.measured_epochs), max(config.measured_epochs)}):
+                    study.anatomy(task, trajectory, epoch, None, look)
+
+    def on_their_own(study: "Study") -> None:
+        for task in tasks:
+            study.convergence(task, measured=True)
+
+    searched = dataclasses.replace(config, algorithms=own, tune=True, tune_horizon="whole")
+    where = Location(out, mesh="data=1")
+    commands = {
+        "shared": _study(config, where, tasks, stages),
+        "own": _study(searched, _within(where, "own"), tasks, on_their_own, converging=tasks),
+    }
+    made = [command for name, command in commands.items() if name in follow]
+    # The report of the shared trajectories compares with the losses that the others reached.
+    return _each([*made, make_report(out)] if len(made) > 1 else made)
+
+
 def anatomy(
     config: Fields,
     out: APath,
@@ -325,6 +379,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "padding": padding,
     "ablation": ablation,
     "controls": controls,
+    "atlas": atlas,
     "plan": make_plan,
     "report": make_report,
     "results": fill_results,

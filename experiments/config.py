@@ -142,6 +142,10 @@ class Config:
     # The optimizer of the warm-up, by name.
     warmup_algorithm: str = "adam"
 
+    # What the search of a rate looks at: the first `tune_steps` steps, or the whole run, by the
+    # mean loss of its last epoch, with one refinement around the best rate.
+    tune_horizon: Literal["steps", "whole"] = "steps"
+
     def __post_init__(self):
         for words in self.trajectory_rates:
             name, equals, rate = words.partition("=")

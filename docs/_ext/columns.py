@@ -5,9 +5,13 @@ import inspect
 
 from sphinx.util.docutils import SphinxDirective
 
-from experiments import anatomy_rows, rows  # The only place that knows where they are.
+from experiments import (  # The only place that knows where they are.
+    anatomy_rows,
+    horizon_rows,
+    rows,
+)
 
-TABLES = {"study": rows.TABLES, "anatomy": anatomy_rows.TABLES}
+TABLES = {"study": (*rows.TABLES, *horizon_rows.TABLES), "anatomy": anatomy_rows.TABLES}
 
 # What a column means that has no comment of its own, where its table has nothing else to say.
 _NAMES = {

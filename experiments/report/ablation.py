@@ -21,7 +21,7 @@ from experiments.rows import Scales, Sharpness
 _MEASURED = (Sharpness, Scales)
 # What the arms may differ in: it changes no measurement, at most how many there are of an epoch.
 _FREE = ("preset", "warmup_steps", "epochs", "measured_epochs", "measured_batches")
-_FREE += ("landscape_points", "replicates", "tune", "tune_steps")
+_FREE += ("landscape_points", "replicates", "tune", "tune_steps", "tune_horizon")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ import pandas
 from matplotlib.figure import Figure
 
 from experiments import algorithms, paper
+from experiments.report import atlas
 from experiments.report.figure_files import Drawn, write
 from experiments.report.recorded import Run
 from experiments.rows import AtPoint, Convergence, Histogram, Landscape, Sharpness
@@ -79,6 +80,8 @@ def draw_all(run: Run) -> list[Drawn]:
             "is on the upper edge if the loss had left the picture.",
             lambda rows=rows: convergence_figure(rows, style),
         )
+    for figure in atlas.figures(run, style):
+        save(*figure)
     return drawn
 
 

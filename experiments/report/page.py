@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from experiments import paper, records
+from experiments.horizon_rows import Own
 from experiments.report import (
     anatomy_tables,
+    atlas,
     claims,
     explanation_tables,
     facts,
@@ -26,7 +28,7 @@ from experiments.report.figure_files import Drawn
 from experiments.report.interactive import Charts
 from experiments.report.recorded import Run
 from experiments.report.table import Table
-from experiments.rows import Tuning
+from experiments.rows import Sharpness, Tuning
 from sharpjax.report import Figure, Section, write_page
 
 _HERE = Path(__file__).parent
@@ -129,6 +131,17 @@ def _parts(run: Run, found: list[claims.Claim]) -> Iterator[Part]:
             tables.rate_table(run) if trained else None,
             *(tables.tuning_table(run, task) for task in paper.TASKS if task in tuned),
         )
+    if atlas.has_shared(run):
+        own = run.directory / "own"
+        ranks = None
+        if (own / Own.FILE).exists():
+            ranks = atlas.correlation_table(run, Run(own))
+        made = (atlas.shared_table(run, task) for task in atlas.tasks(run, Sharpness))
+        yield part("atlas", "The atlas", *pictures("atlas"), *made, ranks)
+    if trained_alone := atlas.tasks(run, Own):
+        made = (atlas.own_table(run, task) for task in trained_alone)
+        ranks = atlas.correlation_table(None, run)
+        yield part("own", "Each on its own trajectory", *pictures("own"), *made, ranks)
     for point, rows in run.points.items():
         pieces = [*filter(None, _anatomy(run.directory, point, rows))]
         where = f"{paper.column_name(point[:2])}, epoch {point[3]}, batch {point[4]}"

@@ -240,7 +240,8 @@ def tuning_table(run: Run, task: str) -> Table:
             rows.append((label(algorithm), *(_tried(mine.get(rate)) for rate in rates)))
     steps = " or ".join(str(n) for n in sorted({r.steps for r in tried}))
     header = ("", *map(_rate_text, rates))
-    caption = f"Mean training loss over the last fifth of {steps} steps. ◀: chosen."
+    end = "epoch" if run.config.get("tune_horizon") == "whole" else "fifth"
+    caption = f"Mean training loss over the last {end} of {steps} steps. ◀: chosen."
     return Table(f"The search for learning rates: {paper.TASKS[task]}", header, rows, caption)
 
 

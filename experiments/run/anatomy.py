@@ -12,6 +12,7 @@ from experiments.anatomy_rows import Block, Clipped, Correlation, Decrease, Lore
 from experiments.data.tasks import Task
 from experiments.explanation_rows import (
     BlockSummary,
+    Cosine,
     Dominant,
     ExactCorrelation,
     FrequencyPart,
@@ -23,7 +24,7 @@ from experiments.explanation_rows import (
 from experiments.rows import one
 from experiments.run import explanations, measurements, padding
 from experiments.run.measurements import Point
-from experiments.run.options import Instrument, Options
+from experiments.run.options import Options
 from experiments.run.progress import Interrupted
 from experiments.run.sharpness import following
 from experiments.run.training import Step
@@ -47,8 +48,8 @@ def run(study: "Study", task: Task, at: tuple, start: Any, options: Options) -> 
     """
     items = [
         item
-        for instrument, item in _items(at, study.config, options)
-        if instrument in options.instruments
+        for item in _items(at, study.config, options)
+        if item.measure.__name__ in options.instruments
     ]
     tables = dict.fromkeys(item.table for item in items)
     recorded = {table: study.recorded(table, at) for table in tables}
@@ -100,30 +101,30 @@ class _Item:
     where: dict[str, Any]
 
 
-def _items(at, config, options) -> Iterator[tuple[Instrument, _Item]]:
+def _items(at, config, options) -> Iterator[_Item]:
     measured = config.measured(at[1])
     taken_apart = [a for a in measured if not options.directions or a in options.directions]
     for algorithm in taken_apart:
-        yield "lorenz", _Item(measurements.lorenz, Lorenz, {"algorithm": algorithm})
-    yield "parts", _Item(measurements.parts, Parts, {})
-    yield "span", _Item(measurements.span, Decrease, {})
+        yield _Item(measurements.lorenz, Lorenz, {"algorithm": algorithm})
+    yield _Item(measurements.parts, Parts, {})
+    yield _Item(measurements.span, Decrease, {})
     for algorithm in taken_apart:
-        yield "blocks", _Item(measurements.blocks, Block, {"algorithm": algorithm})
-    yield "spectrum", _Item(measurements.spectrum, Ritz, {})
-    yield "correlations", _Item(measurements.correlations, Correlation, {})
+        yield _Item(measurements.blocks, Block, {"algorithm": algorithm})
+    yield _Item(measurements.spectrum, Ritz, {})
+    yield _Item(measurements.correlations, Correlation, {})
     for quantity in options.clipped:
         for scope in ("global", "tensor"):
             for fraction in options.clipped_fractions:
                 where = {"quantity": quantity, "scope": scope, "fraction": float(fraction)}
-                yield "clipped", _Item(measurements.clipped, Clipped, where)
-    yield "noise", _Item(explanations.noise, Noise, {})
-    yield "frequency", _Item(explanations.frequency, FrequencyPart, {})
-    yield "dominant", _Item(explanations.dominant, Dominant, {})
+                yield _Item(measurements.clipped, Clipped, where)
+    yield _Item(explanations.noise, Noise, {})
+    yield _Item(explanations.frequency, FrequencyPart, {})
+    yield _Item(explanations.dominant, Dominant, {})
+    yield _Item(explanations.dominant_shares, Cosine, {})
     if "adam" in measured:
-        yield "preconditioned", _Item(explanations.preconditioned, Preconditioned, {})
-    yield "exact_diagonal", _Item(explanations.exact_diagonal, ExactCorrelation, {})
-    yield "block_spectra", _Item(explanations.block_spectra, BlockSummary, {})
+        yield _Item(explanations.preconditioned, Preconditioned, {})
+    yield _Item(explanations.exact_diagonal, ExactCorrelation, {})
+    yield _Item(explanations.block_spectra, BlockSummary, {})
     for algorithm in taken_apart:
-        where = {"algorithm": algorithm}
-        yield "padding_groups", _Item(padding.padding_groups, PaddingGroup, where)
-    yield "padding_parts", _Item(padding.padding_parts, PaddingPart, {})
+        yield _Item(padding.padding_groups, PaddingGroup, {"algorithm": algorithm})
+    yield _Item(padding.padding_parts, PaddingPart, {})

@@ -10,8 +10,9 @@ from experiments.algorithms import RELATIVE, AlgorithmError
 from experiments.config import Config
 from experiments.data.tasks import Task
 from experiments.errors import DamagedError
-from experiments.rows import Convergence, Tuning
-from experiments.run import processes
+from experiments.horizon_rows import Own, Trial
+from experiments.rows import Convergence, Row, Tuning
+from experiments.run import own, processes
 from experiments.run.training import Step, Training, latest_step
 from sharpjax.named import parse
 
@@ -19,18 +20,24 @@ if TYPE_CHECKING:
     from experiments.run.study import Study
 
 GRID = 10**0.5  # Ratio of neighbouring rates of the search.
-MAX_TRIALS = 12  # Of one algorithm's search.
+MAX_TRIALS = 12  # Of one algorithm's search, before it is refined.
 BASE = "0.001"  # Where the search starts for an algorithm of which no rate is known.
 
 
-def run(study: "Study", task: Task, start: Any) -> None:
+def run(study: "Study", task: Task, start: Any, measured: bool = False) -> None:
     """Trains each algorithm from `start` on the same batches and records every step's loss.
 
     A run whose loss is no longer finite is recorded as diverged and ends; the others go on.
+
+    Args:
+      study: Its directory has what is recorded already; the same call continues it.
+      task: What the model learns.
+      start: Where all runs start.
+      measured: Whether each algorithm's own update is measured along its run; see `own.measure`.
     """
     fixed = None if study.config.tune else rates(study.config, task.name)
     for algorithm, rate in (fixed or tune(study, task, start)).items():
-        _converge(study, task, start, algorithm, rate)
+        _converge(study, task, start, algorithm, rate, measured)
 
 
 def rates(config: Config, task: str) -> dict[str, str]:
@@ -64,12 +71,15 @@ def table_2(task: str) -> dict[str, str]:
 
 
 def tune(study: "Study", task: Task, start: Any) -> dict[str, str]:
-    """Each algorithm's rate of least training loss over a short horizon, on a log grid.
+    """Each algorithm's rate of least training loss over the horizon, on a log grid.
 
     From that of `rates` outwards in half decades, in the direction that improves, until it no
-    longer does. The search of an algorithm is recorded when it is complete.
+    longer does; while all diverge, downwards. Over the whole horizon the rates a quarter of a
+    decade to both sides of the best are tried too, and each rate's run is a `Trial`, so that a
+    search that was interrupted goes on with the next rate. The search of an algorithm is recorded
+    as `Tuning` when it is complete.
     """
-    chosen, steps = {}, study.config.tune_steps
+    chosen, steps = {}, _horizon(study.config)
     for algorithm, rate in rates(study.config, task.name).items():
         key = task.name, task.seed, algorithm
         rows = study.recorded(Tuning, key)
@@ -93,32 +103,55 @@ def tune(study: "Study", task: Task, start: Any) -> dict[str, str]:
     return chosen
 
 
-def _search(study, task, start, algorithm, base) -> tuple[dict[int, tuple[str, float]], int]:
+def _search(study, task, start, algorithm, base) -> tuple[dict[float, tuple[str, float]], float]:
     """Rate and loss of every trial by its place on the grid, and the best one's place."""
-    trials: dict[int, tuple[str, float]] = {}
+    trials: dict[float, tuple[str, float]] = {}
 
-    def loss_at(i: int) -> float:
+    def loss_at(i: float) -> float:
         if i not in trials:
             rate = _grid_rate(base, i)
-            losses: list[float] = []
-
-            def observe(step: Step) -> bool:
-                losses.append(step.loss)
-                return not math.isfinite(step.loss)
-
-            name = f"{task.name}, tuning {algorithm} at {rate}"
-            what = _training(study, task, name, (algorithm, rate), study.config.tune_steps)
-            study.train(what, start, observe=observe)
-            tail = losses[-max(1, what.steps // 5) :]
-            loss = float(np.mean(tail)) if math.isfinite(losses[-1]) else math.inf
-            trials[i] = rate, loss
+            trials[i] = rate, _final_loss(study, task, start, algorithm, rate)
         return trials[i][1]
 
     direction = 1 if loss_at(1) < loss_at(0) else -1
     best = max(direction, 0)
-    while len(trials) < MAX_TRIALS and loss_at(best + direction) < loss_at(best):
+    while len(trials) < MAX_TRIALS:
+        better = loss_at(best + direction) < loss_at(best)
+        if not better and math.isfinite(loss_at(best)):
+            break
         best += direction
+    if study.config.tune_horizon == "whole":
+        best = min((best, best - 0.5, best + 0.5), key=loss_at)
     return trials, best
+
+
+def _horizon(config: Config) -> int:
+    """Steps of each run of the search."""
+    whole = config.epochs * config.batches_per_epoch
+    return whole if config.tune_horizon == "whole" else config.tune_steps
+
+
+def _final_loss(study, task, start, algorithm: str, rate: str) -> float:
+    """Mean training loss over the end of the horizon; inf if it is no longer finite on the way."""
+    whole, key = study.config.tune_horizon == "whole", (task.name, task.seed, algorithm, rate)
+    if whole and (recorded := study.recorded(Trial, key)):
+        return recorded[0].loss
+    losses: list[float] = []
+
+    def observe(step: Step) -> bool:
+        losses.append(step.loss)
+        return not math.isfinite(step.loss)
+
+    name = f"{task.name}, tuning {algorithm} at {rate}"
+    what = _training(study, task, name, (algorithm, rate), _horizon(study.config))
+    study.train(what, start, observe=observe)
+    tail = study.config.batches_per_epoch if whole else max(1, what.steps // 5)
+    finite = math.isfinite(losses[-1])
+    loss = float(np.mean(losses[-tail:])) if finite else math.inf
+    if whole:
+        until = {"diverged_at": 0 if finite else len(losses)}
+        study.record([Trial.of(key, steps=what.steps, loss=loss, **until)])
+    return loss
 
 
 def _training(study, task, name, algorithm, steps) -> Training:
@@ -127,29 +160,38 @@ def _training(study, task, name, algorithm, steps) -> Training:
     return Training(name, made, *data, steps, dropout_key=task.dropout_key)
 
 
-def _grid_rate(base: float, i: int) -> str:
+def _grid_rate(base: float, i: float) -> str:
     return repr(float(f"{base * GRID**i:.3g}"))
 
 
-def _converge(study, task, start, algorithm, rate) -> None:
+def _converge(study, task, start, algorithm, rate, measured=False) -> None:
     per_epoch = study.config.batches_per_epoch
     steps = study.config.epochs * per_epoch
     key = task.name, task.seed, algorithm
-    own = study.recorded(Convergence, key)
-    if [row.step for row in own] != list(range(1, len(own) + 1)):
+    seen = study.recorded(Convergence, key)
+    if [row.step for row in seen] != list(range(1, len(seen) + 1)):
         raise _lost(study, algorithm, "a step is missing")
-    if own and (own[-1].step == steps or own[-1].diverged):
+    ended = seen and (seen[-1].step == steps or seen[-1].diverged)
+    missing = own.missing(study, key, seen[-1].step if ended else steps) if measured else set()
+    if ended and not missing:
         return
-    checkpoints = study.checkpoints("convergence", task.name, algorithm, task.seed)
+    # Measured runs have checkpoints of their own: one that was not measured may have ended before.
+    kind = "own" if measured else "convergence"
+    checkpoints = study.checkpoints(kind, task.name, algorithm, task.seed)
     passed = processes.from_first(lambda: latest_step(checkpoints.directory))
-    if passed > len(own):
-        raise _lost(study, algorithm, f"{len(own)} steps, the checkpoint is of step {passed}")
-    pending: list[Convergence] = []
+    if passed > len(seen):
+        raise _lost(study, algorithm, f"{len(seen)} steps, the checkpoint is of step {passed}")
+    if missing and min(missing) <= passed:
+        raise _lost(study, algorithm, f"step {min(missing)} is missing", Own)
+    test = study.layout.place_batch(task.test) if measured else None
+    pending: list[Row] = []
 
     def observe(step: Step) -> bool:
         epoch, diverged = (step.number - 1) // per_epoch + 1, not math.isfinite(step.loss)
         at = {"learning_rate": rate, "epoch": epoch, "diverged": diverged}
         pending.append(Convergence.of((*key, step.number), step, **at))
+        if step.number in missing and not diverged:
+            pending.append(own.measure(task, (*key, step.number), rate, step, test))
         return diverged
 
     def flush() -> None:
@@ -157,11 +199,13 @@ def _converge(study, task, start, algorithm, rate) -> None:
         pending.clear()
 
     what = _training(study, task, f"{task.name}, {algorithm} at {rate}", (algorithm, rate), steps)
+    if measured:
+        what = own.following(what, algorithm)
     study.train(what, start, checkpoints=checkpoints, observe=observe, flush=flush)
 
 
-def _lost(study, algorithm: str, what: str) -> DamagedError:
-    path = study.directory / Convergence.FILE
+def _lost(study, algorithm: str, what: str, table: type[Row] = Convergence) -> DamagedError:
+    path = study.directory / table.FILE
     return DamagedError(
         f"{path} has lost records of {algorithm} ({what}): put a whole copy of it back, or delete "
         f"it and {study.directory / 'checkpoints'}, and the same command makes them anew"

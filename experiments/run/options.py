@@ -6,11 +6,12 @@ from typing import Literal, get_args
 
 from sharpjax._checks import check_in_range
 
-# What an anatomy is made of; the last two are of translation, and of the padding study.
+# What an anatomy is made of, by the functions that measure it. Not by default: `dominant_shares`, the
+# cheap part of `dominant`, which has its rows too; and the last two, of the padding study.
 Instrument = Literal[
     *("lorenz", "parts", "span", "blocks", "spectrum", "correlations", "clipped", "noise"),
     *("frequency", "dominant", "preconditioned", "exact_diagonal", "block_spectra"),
-    *("padding_groups", "padding_parts"),
+    *("dominant_shares", "padding_groups", "padding_parts"),
 ]
 PADDING: tuple[Instrument, ...] = ("padding_groups", "padding_parts")
 
@@ -20,7 +21,7 @@ class Options:
     """How finely the instruments look."""
 
     # What is measured.
-    instruments: tuple[Instrument, ...] = tuple(i for i in get_args(Instrument) if i not in PADDING)
+    instruments: tuple[Instrument, ...] = get_args(Instrument)[:-3]
     # Whose directions are taken apart by rank, by block and by group; () takes all.
     directions: tuple[str, ...] = ()
     # Top fractions of the gradient's coordinates.

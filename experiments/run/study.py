@@ -237,12 +237,12 @@ class Study:
         with self._timed(f"sharpness, {name}, {trajectory} trajectory"):
             sharpness.run(self, task, trajectory, start)
 
-    def convergence(self, name: str) -> None:
-        """One panel of Figure 4."""
+    def convergence(self, name: str, measured: bool = False) -> None:
+        """One panel of Figure 4; `measured` with each optimizer's sharpness along its own run."""
         task = self.task(name, self.config.seed)
         start = self.start(task)
         with self._timed(f"convergence, {name}"):
-            convergence.run(self, task, start)
+            convergence.run(self, task, start, measured)
 
     def anatomy(
         self,

@@ -8,9 +8,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sharpjax.plot import _labels
 from sharpjax.plot._canvas import GREY, TEXT, Canvas, key, minus, plain_log, styled
 from sharpjax.plot._frames import by, finite, names_of, panel_title, split, style_of, table
-from sharpjax.plot.style import Style, clipped
+from sharpjax.plot.style import Style, clipped, label
 
 _SAID = {
     "ratio": "sharpness / |SGD’s|",
@@ -158,6 +159,7 @@ def _summary(rows: Any, value: str) -> tuple[float, float]:
 def atlas(
     results: Any,
     *,
+    labels: bool = False,
     style: Style | None = None,
     figure: Any = None,
     ax: Axes | None = None,
@@ -172,6 +174,8 @@ def atlas(
     Args:
         results: A `Comparison`, a `Point`, or a DataFrame with columns algorithm, slope,
             sharpness and, for several points, step.
+        labels: Whether names stand beside the marks, instead of in a legend: for many optimizers.
+            In axes of the caller's, whose limits and size must not change any more.
         style: Colours of more names than are drawn.
         figure: A figure or subfigure to draw in.
         ax: Axes to draw in.
@@ -186,11 +190,12 @@ def atlas(
     frame = table(results, "directions", ("algorithm", "slope", "sharpness"))
     names = names_of(frame)
     style = style_of(style, names)
-    canvas = Canvas(height=4.2, figure=figure, ax=ax)
+    canvas = Canvas(height=5.6 if labels else 4.2, figure=figure, ax=ax)
     (axes,) = canvas.axes
     edge = axes.get_xaxis_transform()
     axes.set_xscale("log")
     axes.set_yscale("log")
+    marks = {}
     for name in names:
         mine = frame[frame["algorithm"] == name]
         mine = mine.sort_values("step", kind="stable") if "step" in mine.columns else mine
@@ -204,6 +209,8 @@ def atlas(
         axes.plot(
             x[-1:], y[-1:], **look(name, style.marker(name) or "o") | {"markersize": 7}, zorder=4
         )
+        if len(x):
+            marks[name] = x[-1], y[-1]
         below = np.abs(slope[(curvature <= 0) & (slope != 0)])
         axes.plot(below, [0.02] * len(below), **style.hollow(name, "v"), transform=edge)
     axes.margins(0.12)
@@ -213,7 +220,12 @@ def atlas(
     axes.set_xlabel("|slope| along the unit direction")
     axes.set_ylabel("sharpness vᵀHv")
     hollow = any(any(clipped(name)) for name in names)
-    canvas.legend(style, names, [key("o", "clipped", hollow=True)] if hollow else [])
+    extra = [key("o", "clipped", hollow=True)] if hollow else []
+    canvas.legend(style, [n for n in names if not labels or n not in marks], extra)
+    if labels and marks:
+        axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
+        colours = [style.colour(name) for name in marks]
+        _labels.write(axes, [*marks.values()], [label(name) for name in marks], colours)
     return canvas.figure
 
 

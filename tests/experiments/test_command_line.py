@@ -39,6 +39,7 @@ NEEDED = {
     "padding": "--out x",
     "ablation": "--out x",
     "controls": "--out x",
+    "atlas": "--out x",
     "plan": "",
     "report": "x",
     "results": "x",
@@ -79,6 +80,8 @@ MORE = {  # Values of single options beyond those of their types.
     "--trajectory-rates": ("muon", "muon=x", "muon=-1", "adamm=1", "=1"),
     "--algorithms": ("", "adamm", "sgd_clip_clip", "0"),
     "--options.clipped": ("",),
+    "--trajectories": ("adamm", "muon"),
+    "--own": ("adamm", ""),
     "--options.probes": ("3",),
 }  # fmt: skip
 for _task in ("translation", "mlm", "causal"):
@@ -243,6 +246,28 @@ def test_the_controls_are_the_papers_rate_and_another_seed(studies):
         ("x/another-seed", 4, True, ("mlm",)),
     ]
     assert studies[0][1].algorithms == ("sgd_clip",) and len(studies[1][1].algorithms) == 7
+
+
+def test_the_atlas_is_shared_trajectories_and_ten_on_their_own(studies, monkeypatch):
+    reports = []
+    monkeypatch.setattr(commands, "_report", lambda path, watch: reports.append(path.as_posix()))
+    parse(["atlas", "--out", "x", "--preset", "small", "--tasks", "mlm", "causal"])(None)
+    (out, shared, names, none), (own_out, own, _, converging) = studies
+    assert (out, own_out, reports) == ("x", "x/own", ["x"])
+    assert names == converging == ("mlm", "causal") and none == ()
+    assert len(shared.algorithms) >= 25 and {*own.algorithms} < {*shared.algorithms}
+    assert (own.tune, own.tune_horizon, len(own.algorithms)) == (True, "whole", 10)
+    studies.clear()
+    words = "--follow own --own lion muon --algorithms sgd,lion"
+    parse(["atlas", "--out", "x", *words.split()])(None)
+    assert [(c.algorithms, out) for out, c, _, _ in studies] == [(("lion", "muon"), "x/own")]
+    with pytest.raises(ValueError, match="tasks must be different names, at least one"):
+        parse(["atlas", "--out", "x", "--tasks", "mlm", "mlm"])
+
+
+def test_an_anatomy_looks_through_the_instruments_asked_for():
+    with pytest.raises(ValueError, match=r"options.instruments must name at least one, got \(\)"):
+        parse(["anatomy", "--out", "x", "--task", "mlm", "--options.instruments"])
 
 
 def test_any_optimizer_trains_at_its_rate(studies):

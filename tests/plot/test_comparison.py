@@ -7,6 +7,7 @@ import pandas
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from sharpjax import plot
 from tests.plot import cases
@@ -293,3 +294,35 @@ def test_what_cannot_be_drawn_is_named():
 
 def test_a_notebook_shows_a_figure():
     assert plot.atlas(cases.comparison(["sgd"]))._repr_png_().startswith(b"\x89PNG")
+
+
+def test_labels_of_an_atlas_stand_apart_and_name_every_mark():
+    """Thirty-two optimizers, half of them in one place."""
+    draw = np.random.default_rng(0)
+    names = cases.names(32)
+    at = [(-0.1, 0.5) if i % 2 else 10.0 ** draw.uniform([-2, -3], [0, 1]) for i in range(32)]
+    slope, curvature = np.array(at).T
+    frame = pandas.DataFrame({"algorithm": names, "slope": slope, "sharpness": curvature})
+    figure = plot.atlas(frame, labels=True)
+    (axes,) = figure.axes
+    figure.draw_without_rendering()
+    written = {t.get_text(): t for t in axes.texts if t.get_text() in map(plot.label, names)}
+    assert {*written} == {*map(plot.label, names)}
+    boxes = np.array(
+        [Text.get_window_extent(t).extents for t in written.values()]
+    )  # Without lines.
+    frame = axes.get_window_extent().extents
+    assert (boxes[:, :2] > frame[:2] - 2).all() and (boxes[:, 2:] < frame[2:] + 2).all()
+    sides = np.minimum(boxes[:, None, 2:], boxes[:, 2:]) - np.maximum(
+        boxes[:, None, :2], boxes[:, :2]
+    )
+    shared = np.prod(np.maximum(sides, 0), axis=-1)
+    np.fill_diagonal(shared, 0)
+    assert shared.max() < 0.05 * np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).min()
+    assert [t.get_text() for t in figure.legends[0].texts] == ["clipped"]
+    # One that has no minimum has no place among them, and is in the legend.
+    concave = pandas.DataFrame(
+        {"algorithm": ["sgd", "adam"], "slope": -1.0, "sharpness": [1.0, -1.0]}
+    )
+    (legend,) = plot.atlas(concave, labels=True).legends
+    assert [t.get_text() for t in legend.texts] == ["Adam"]

@@ -54,6 +54,7 @@ def test_every_call_is_in_the_table_of_questions():
     text = (DOCS / "howto" / "which_measurement.md").read_text(encoding="utf-8")
     optimizers = {
         *("adafactor", "adam", "coord_clip", "clip_top_fraction", "lion", "named"),
+        *("gradient_descent", "nesterov"),
         *("normalized_sgd", "paper_algorithms", "sgd", "sign_momentum"),
     }
     calls = {name for name in sharpjax.__all__ if name[0].islower()} - optimizers

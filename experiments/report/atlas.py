@@ -1,0 +1,303 @@
+"""Many optimizers side by side: at shared points, and each on its own trajectory at equal loss."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas
+import scipy.stats
+from matplotlib.figure import Figure
+
+from experiments import algorithms, paper
+from experiments.explanation_rows import Cosine, FrequencyPart
+from experiments.horizon_rows import Own
+from experiments.report import claims
+from experiments.report.recorded import Run
+from experiments.report.table import Table, number, percent, plus_minus
+from experiments.rows import AtPoint, Convergence, Search, Sharpness
+from sharpjax import plot
+from sharpjax.plot import label
+from sharpjax.tables import at_loss
+
+MANY = 12  # Optimizers measured, from which a run has an atlas.
+FEWEST = 4  # Optimizers of which ranks are correlated.
+
+
+def has_shared(run: Run) -> bool:
+    """Whether so many optimizers are measured on shared trajectories."""
+    return len({r.algorithm for r in run[Sharpness]}) >= MANY
+
+
+def tasks(run: Run, table: type) -> list[str]:
+    """The tasks that a table has rows of, in the report's order."""
+    return [task for task in paper.TASKS if any(r.task == task for r in run[table])]
+
+
+# --- On shared trajectories -----------------------------------------------------------------------
+
+
+def shared_table(run: Run, task: str) -> Table:
+    """Every number of every optimizer on the trajectories of one task, the sharpest first."""
+    lines = []
+    for column in (c for c in run.columns() if c[0] == task):
+        measured = {t: run.of(column, t) for t in (Sharpness, Search, Cosine, FrequencyPart)}
+        found = [_shared_line(name, measured) for name in run.measured]
+        found.sort(key=lambda line: -line[0])
+        trajectory = paper.TRAJECTORIES.get(column[1], column[1])
+        lines += [(name, trajectory, *cells) for _, name, *cells in found]
+    header = (
+        *("", "along", "slope", "sharpness", "ratio", "predicted decrease", "best decrease"),
+        *("critical step", "cosine, gradient", "cosine, Adam", "dominant"),
+        *("frequent tokens: slope", "sharpness"),
+    )
+    caption = (
+        "Means over the measured points; of the sharpness with their standard deviation. Slope is "
+        "gᵀv and ratio sharpness/|SGD’s|; decreases and the critical step are of the test loss "
+        "along the direction, the step in units of distance, its median. Cosines: with the "
+        "negative training gradient, and with Adam’s update. Dominant: share of ‖u‖² in the top "
+        "eigenvectors of the Hessian. Frequent tokens: what the most frequent half of the targets "
+        "contributes."
+    )
+    return Table(f"The atlas: {paper.TASKS[task]}", header, lines, caption)
+
+
+def _shared_line(name: str, measured: Mapping[type, list[Any]]) -> tuple:
+    """(mean sharpness, what it is called, its cells)."""
+    mine = {t: [r for r in rows if r.algorithm == name] for t, rows in measured.items()}
+    mean = lambda table, field: _mean(getattr(r, field) for r in mine[table])  # noqa: E731
+    sharpness = claims.summarize(r.sharpness for r in mine[Sharpness])
+    critical = [r.critical_step for r in mine[Search] if not math.isnan(r.critical_step)]
+    cells = (
+        number(mean(Sharpness, "slope")),
+        plus_minus(sharpness),
+        number(mean(Sharpness, "ratio")),
+        number(mean(Sharpness, "predicted_decrease")),
+        number(mean(Search, "best_decrease")),
+        number(float(np.median(critical))) if critical else "n/a",
+        _cosine(mean(Sharpness, "cosine_gradient")),
+        _cosine(mean(Sharpness, "cosine_adam")),
+        percent(_mean(_dominant(mine[Cosine]))),
+        *(percent(_mean(_frequent(mine[FrequencyPart], f))) for f in ("slope", "sharpness")),
+    )
+    return sharpness.mean, label(name), *cells
+
+
+def _cosine(value: float) -> str:
+    return "n/a" if math.isnan(value) else f"{value:.2f}".replace("-", "−")
+
+
+def _dominant(rows: list[Cosine]) -> Iterable[float]:
+    """The share in the dominant subspace, of each point."""
+    for mine in _by_point(rows):
+        yield math.fsum(r.squared_cosine for r in mine if not math.isnan(r.squared_cosine))
+
+
+def _frequent(rows: list[FrequencyPart], field: str) -> Iterable[float]:
+    """Of each point, the share from the bins that hold the first half of the text's tokens."""
+    for mine in _by_point(rows):
+        whole, held, found = math.fsum(getattr(r, field) for r in mine), 0.0, 0.0
+        for r in sorted(mine, key=lambda r: r.part):
+            if held + r.tokens / 2 > 0.5:
+                break
+            held, found = held + r.tokens, found + getattr(r, field)
+        yield found / whole if whole else math.nan
+
+
+def _by_point(rows: list[Any]) -> Iterable[list[Any]]:
+    points: dict[tuple, list[Any]] = {}
+    for r in rows:
+        points.setdefault(r.key[: len(AtPoint.KEY)], []).append(r)
+    return points.values()
+
+
+def shared_figure(sharpness: pandas.DataFrame, style: plot.Style | None = None) -> Figure:
+    """Mean sharpness against mean slope of one column's rows, a mark an optimizer."""
+    means = sharpness.groupby("algorithm")[["slope", "sharpness"]].mean().reset_index()
+    return plot.atlas(means, labels=True, style=style)
+
+
+# --- Each on its own ------------------------------------------------------------------------------
+
+
+def level_of(rows: list[Own], reached: Mapping[str, float]) -> float:
+    """The least test loss that every optimizer comes down to whose run has a final loss.
+
+    Args:
+      rows: Of one task and seed.
+      reached: Algorithm -> its final loss, inf if it diverged; nan is the level if all did.
+    """
+    ended = [name for name, loss in reached.items() if math.isfinite(loss)]
+    least = [min((r.loss for r in rows if r.algorithm == name), default=math.nan) for name in ended]
+    return max((loss for loss in least if not math.isnan(loss)), default=math.nan)
+
+
+def at_level(rows: list[Own], level: float) -> pandas.DataFrame:
+    """`Comparison.at_loss` of records: a row an optimizer, of one task and seed."""
+    points: Any = [SimpleNamespace(directions={r.algorithm: r}, step=r.step) for r in rows]
+    return at_loss(points, algorithms.in_order(r.algorithm for r in rows), level)
+
+
+def own_table(run: Run, task: str) -> Table:
+    """Each optimizer's rate, the loss it reaches, and its numbers where all have one loss."""
+    seed, rows = _of_first_seed(run, task)
+    reached = _reached(run, task, seed)
+    level = level_of(rows, reached)
+    rates = {r.algorithm: r.learning_rate for r in rows}
+    found = at_level(rows, level).set_index("algorithm")
+    lines = []
+    for name in sorted(found.index, key=lambda name: reached.get(name, math.inf)):
+        row = found.loc[name]
+        values = [row[f] for f in ("step", "slope", "sharpness", "predicted_decrease")]
+        values.append(row["update_norm"] / row["newton_step"])
+        final = reached.get(name, math.nan)
+        said = "diverged" if math.isinf(final) else number(final, 4)
+        lines.append((label(name), rates[name], said, *map(number, values)))
+    header = (
+        *("", "rate", "final training loss", "step there", "slope", "sharpness"),
+        *("predicted decrease", "step ratio"),
+    )
+    caption = (
+        "Each at the rate of least final loss, the best first. Numbers are of its update where its "
+        f"own trajectory comes down to a test loss of {number(level, 4)}, the least that all "
+        "reach which do not diverge, interpolated between measurements. The step ratio is "
+        "‖u‖/Newton step of the update as it is applied: 1 is the quadratic’s minimum, beyond "
+        "2 it rises."
+    )
+    return Table(f"Each on its own trajectory: {paper.TASKS[task]}", header, lines, caption)
+
+
+def own_figure(rows: pandas.DataFrame, style: plot.Style | None = None) -> Figure:
+    """Sharpness of each optimizer over its own test loss."""
+    return plot.sharpness(rows, value="sharpness", x="loss", style=style)
+
+
+# --- Do the sharp ones end higher? ----------------------------------------------------------------
+
+
+class Ranks(NamedTuple):
+    """Spearman's correlation of a few pairs, with its interval."""
+
+    correlation: float
+    low: float  # 95 %: tanh(artanh ρ ± 1.96·√(1.06/(n − 3))).
+    high: float
+    count: int
+
+
+def ranks(a: Iterable[float], b: Iterable[float]) -> Ranks:
+    """Spearman's ρ with the interval of Fieller, Hartley and Pearson (1957).
+
+    Pairs with a NaN are left out; infinite values rank last. NaN with fewer than FEWEST pairs, or
+    where nothing varies.
+    """
+    pairs = np.array([(x, y) for x, y in zip(a, b, strict=True) if not math.isnan(x + y)])
+    count = len(pairs)
+    varied = count >= FEWEST and all(len({*column}) > 1 for column in pairs.T)
+    if not varied:
+        return Ranks(math.nan, math.nan, math.nan, count)
+    both = [scipy.stats.rankdata(column) for column in pairs.T]
+    rho = float(np.corrcoef(*both)[0, 1])
+    with np.errstate(divide="ignore"):
+        z, spread = np.arctanh(np.clip(rho, -1, 1)), 1.96 * math.sqrt(1.06 / (count - 3))
+    return Ranks(rho, float(np.tanh(z - spread)), float(np.tanh(z + spread)), count)
+
+
+def correlation_table(shared: Run | None, own: Run) -> Table | None:
+    """How sharpness and predicted decrease rank with the loss reached.
+
+    Args:
+      shared: The run on shared trajectories, if there is one.
+      own: The run of each optimizer on its own, which has the losses.
+    """
+    lines = []
+    for task in tasks(own, Own):
+        seed, rows = _of_first_seed(own, task)
+        reached = _reached(own, task, seed)
+        name = paper.TASKS[task]
+        level = level_of(rows, reached)
+        found = at_level(rows, level).set_index("algorithm")
+        place = f"own trajectories, test loss {number(level, 4)}"
+        lines.append(_correlated(name, place, reached, found.to_dict("index")))
+        for column in shared.columns() if shared else ():
+            if column[0] == task:
+                place = f"{paper.TRAJECTORIES.get(column[1], column[1])} trajectory"
+                means = _means(shared.of(column), reached)
+                lines.append(_correlated(name, place, reached, means))
+    if not lines:
+        return None
+    caption = (
+        "Spearman’s ρ with the mean training loss of the last epoch, each optimizer at its best "
+        "rate, with its 95 % interval. Positive: the sharper end higher, as the paper’s claim "
+        "would have it; of the predicted decrease the claim is negative."
+    )
+    header = ("", "measured on", "optimizers", "ρ of sharpness", "ρ of predicted decrease")
+    return Table("Do the sharp ones end higher?", header, lines, caption)
+
+
+_QUANTITIES = ("sharpness", "predicted_decrease")
+
+
+def _means(rows: list[Sharpness], names: Iterable[str]) -> dict[str, dict[str, float]]:
+    """[algorithm][quantity] over all points, of those that are measured there."""
+    found = {name: [r for r in rows if r.algorithm == name] for name in names}
+    return {
+        name: {q: _mean(getattr(r, q) for r in mine) for q in _QUANTITIES}
+        for name, mine in found.items()
+        if mine
+    }
+
+
+def _correlated(task: str, place: str, reached: dict, found: Mapping[Any, Any]) -> tuple:
+    names = [name for name in reached if name in found]
+    cells = []
+    for quantity in _QUANTITIES:
+        got = ranks([found[n][quantity] for n in names], [reached[n] for n in names])
+        said = f"{got.correlation:.2f} [{got.low:.2f}, {got.high:.2f}]".replace("-", "−")
+        cells.append((said if math.isfinite(got.correlation) else "n/a", got.count))
+    return task, place, str(max(count for _, count in cells)), *(said for said, _ in cells)
+
+
+def _reached(run: Run, task: str, seed: int) -> dict[str, float]:
+    losses = claims.final_losses(run[Convergence])
+    return {a: loss for (t, s, a), loss in losses.items() if (t, s) == (task, seed)}
+
+
+def _of_first_seed(run: Run, task: str) -> tuple[int, list[Own]]:
+    rows = [r for r in run[Own] if r.task == task]
+    seed = min(r.seed for r in rows)
+    return seed, [r for r in rows if r.seed == seed]
+
+
+def _mean(values: Iterable[float]) -> float:
+    known = [v for v in values if not math.isnan(v)]
+    return math.fsum(known) / len(known) if known else math.nan
+
+
+Draw = Callable[[], Figure]
+
+
+def figures(run: Run, style: plot.Style) -> Iterable[tuple[str, str, str, Draw]]:
+    """(name, title, caption, what draws it) of every figure of an atlas."""
+    if has_shared(run):
+        sharpness = run.frame(Sharpness)
+        for task, trajectory in run.columns():
+            rows = sharpness[(sharpness.task == task) & (sharpness.trajectory == trajectory)]
+            yield (
+                f"atlas_{task}_{trajectory}",
+                f"Slope and sharpness: {paper.column_name((task, trajectory))}",
+                "Mean over the measured points. Grey lines join directions whose quadratic falls "
+                "by equal amounts, slope²/(2·sharpness): further to the lower right goes further. "
+                "A triangle on the lower edge is a mean that is zero or negative.",
+                lambda rows=rows: shared_figure(rows, style),
+            )
+    own = run.frame(Own)
+    for task in tasks(run, Own):
+        rows = own[own.task == task]
+        yield (
+            f"own_{task}",
+            f"Sharpness on each optimizer’s own trajectory: {paper.TASKS[task]}",
+            "vᵀHv of its own update over its test loss, which falls to the left, twice an epoch, "
+            "each at the rate of least final loss.",
+            lambda rows=rows: own_figure(rows, style),
+        )

@@ -1,0 +1,142 @@
+"""The report of an atlas: its tables and figures are of the records, and nothing else."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from experiments import algorithms, records
+from experiments.explanation_rows import Cosine, FrequencyPart
+from experiments.horizon_rows import Own
+from experiments.report import atlas
+from experiments.report.page import as_markdown
+from experiments.report.recorded import Run
+from experiments.report.table import cell
+from experiments.rows import Convergence, Search, Sharpness
+from sharpjax.plot import label
+
+AT = ("mlm", "sgd", 0)
+NAMES = algorithms.ATLAS
+STATS = ("slope", "slope_se", "sharpness", "sharpness_se", "update_norm", "newton_step")
+
+
+def numbers(slope, sharpness):
+    return {
+        **dict.fromkeys(STATS, 0.1),
+        "slope": slope,
+        "sharpness": sharpness,
+        "predicted_decrease": slope**2 / (2 * sharpness),
+        "newton_step": -slope / sharpness,
+        "step_ratio": 0.5,
+    }
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Two points of all optimizers; the i-th has sharpness i + 1 at the first, i + 3 after."""
+    directory = tmp_path_factory.mktemp("atlas")
+    for epoch in (1, 2):
+        for i, name in enumerate(NAMES):
+            key = (*AT, epoch, 1, name)
+            more = dict.fromkeys(("ratio", "threshold", "top_share"), 0.5) | {"loss": 3.0}
+            more |= {"cosine_gradient": 0.25 * epoch, "cosine_adam": -0.5}
+            measured = numbers(-0.1 * epoch, i - 1.0 + 2 * epoch)
+            search = {"best_step": 1.0, "best_decrease": 0.2, "critical_step": 2.0 * epoch}
+            rows = [Sharpness.of(key, **measured, **more)]
+            rows.append(Search.of(key, **search, status="ok"))
+            if epoch == 1:
+                rows += [Cosine.of((*key, k), squared_cosine=0.1) for k in range(3)]
+                rows += [
+                    FrequencyPart.of(
+                        (*key, part),
+                        ranks=str(part),
+                        tokens=tokens,
+                        slope=-0.1 * (part + 1),
+                        slope_se=0.0,
+                        sharpness=1.0,
+                        sharpness_se=0.0,
+                    )
+                    for part, tokens in enumerate((0.3, 0.25, 0.25, 0.2))
+                ]
+            records.append(directory, rows)
+    records.append(directory / "own", alone())
+    return Run(directory)
+
+
+def alone(names=algorithms.OWN):
+    """The i-th optimizer falls from 4 by i + 1 in three measurements, its sharpness 10 − i."""
+    rows = []
+    for i, name in enumerate(names):
+        key = ("mlm", 0, name)
+        for step, loss in ((1, 4.0), (2, 4.0 - i - 1), (3, 4.0 - 1.5 * (i + 1))):
+            of = numbers(-0.1 * step, 10.0 - i)
+            of |= {"learning_rate": "0.1", "training_loss": loss, "loss": loss}
+            rows.append(Own.of((*key, step), **of))
+            one = {"learning_rate": "0.1", "epoch": step, "loss": loss, "diverged": False}
+            rows.append(Convergence.of((*key, step), **one))
+    return rows
+
+
+def test_the_table_has_the_means_of_every_optimizer(run):
+    table = atlas.shared_table(run, "mlm")
+    assert [row[0] for row in table.rows] == [label(n) for n in reversed(NAMES)]  # By sharpness.
+    for i, name in enumerate(NAMES):
+        row = next(r for r in table.rows if r[0] == label(name))
+        assert row[1:3] == ("SGD", "−0.150") and float(row[3].split(" ± ")[0]) == i + 2
+        assert row[6:10] == ("0.200", "3.00", "0.38", "−0.50")
+        # Three eigenvectors; the bins of 0.3 and 0.25 are the first half of the text.
+        assert row[10:] == ("30.0 %", "30.0 %", "50.0 %")
+
+
+def test_the_report_has_the_atlas_and_the_ranks(run):
+    said = as_markdown(run)
+    assert "## The atlas" in said and "figures/atlas_mlm_sgd.png" in said
+    assert "Do the sharp ones end higher?" in said
+    own = as_markdown(Run(run.directory / "own"))
+    assert "## The atlas" not in own and "figures/own_mlm.png" in own
+
+
+def test_at_one_loss_each_is_where_it_came_down_to_it(run):
+    own = Run(run.directory / "own")
+    reached = dict.fromkeys(algorithms.OWN, 1.0)
+    assert atlas.level_of(own[Own], reached) == 2.5  # The first optimizer's least.
+    reached["sgd"] = math.inf  # It diverged, and the level is the second one's.
+    assert atlas.level_of(own[Own], reached) == 1.0
+    assert math.isnan(atlas.level_of(own[Own], {"sgd": math.inf}))
+    found = atlas.at_level(own[Own], 2.5).set_index("algorithm")
+    assert found.loc["sgd", "step"] == 3.0 and found.loc["sgd", "loss"] == 2.5
+    muon = algorithms.OWN.index("muon")
+    assert found.loc["muon", "step"] == pytest.approx(1 + 1.5 / (muon + 1))
+    table = atlas.own_table(own, "mlm")
+    assert [row[0] for row in table.rows] == [label(n) for n in reversed(algorithms.OWN)]
+    assert cell(table, "SGD", "rate") == "0.1" and cell(table, "SGD", "step there") == "3.00"
+    assert cell(table, "SGD", "sharpness") == "10.0"
+
+
+def test_the_ranks_are_of_sharpness_with_the_loss_reached(run):
+    own = Run(run.directory / "own")
+    table = atlas.correlation_table(run, own)
+    assert [row[1] for row in table.rows] == ["own trajectories, test loss 2.500", "SGD trajectory"]
+    assert table.rows[0][2:4] == ("10", "1.00 [1.00, 1.00]")  # Sharper ends higher here.
+    names = [n for n in NAMES if n in algorithms.OWN]
+    place = [NAMES.index(n) for n in names]
+    ends = [-algorithms.OWN.index(n) for n in names]
+    expected = scipy.stats.spearmanr(place, ends).statistic
+    assert table.rows[1][3].startswith(f"{expected:.2f} [".replace("-", "−"))
+
+
+def test_the_interval_is_fiellers_and_pairs_without_a_number_are_left_out():
+    draw = np.random.default_rng(0)
+    a = draw.normal(size=30)
+    b = a + draw.normal(size=30)
+    found = atlas.ranks([*a, math.nan], [*b, 1.0])
+    rho = scipy.stats.spearmanr(a, b).statistic
+    spread = 1.96 * math.sqrt(1.06 / 27)
+    assert found.count == 30 and found.correlation == pytest.approx(rho)
+    ends = math.tanh(math.atanh(rho) - spread), math.tanh(math.atanh(rho) + spread)
+    assert (found.low, found.high) == pytest.approx(ends)
+    diverged = atlas.ranks([1, 2, 3, 4, 5], [1, 2, 3, 5, math.inf])
+    assert diverged.correlation == pytest.approx(1.0)
+    assert math.isnan(atlas.ranks([1, 2, 3], [1, 2, 3]).correlation)
+    assert math.isnan(atlas.ranks([1, 1, 1, 1], [1, 2, 3, 4]).correlation)
