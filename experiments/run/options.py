@@ -6,8 +6,8 @@ from typing import Literal, get_args
 
 from sharpjax._checks import check_in_range
 
-# What an anatomy is made of, by the functions that measure it. Not by default: `dominant_shares`, the
-# cheap part of `dominant`, which has its rows too; and the last two, of the padding study.
+# What an anatomy is made of, by the functions that measure it. Not by default: `dominant_shares`,
+# the cheap part of `dominant`, which has its rows too; and the last two, of the padding study.
 Instrument = Literal[
     *("lorenz", "parts", "span", "blocks", "spectrum", "correlations", "clipped", "noise"),
     *("frequency", "dominant", "preconditioned", "exact_diagonal", "block_spectra"),
