@@ -115,9 +115,10 @@ def _turn(p: np.ndarray, q: np.ndarray, r: np.ndarray) -> np.ndarray:
 
 
 def _enters(starts: np.ndarray, ends: np.ndarray, boxes: np.ndarray) -> int:
-    """How many pairs of a segment and a box meet, the segment looked at every few points."""
-    along = np.linspace(starts, ends, 9)[1:]
+    """How many pairs of a segment and a box meet: one of them, or as many of both."""
     low, high = np.split(boxes, 2, axis=-1)
-    if boxes.ndim > 1:
-        along = along[:, None]
-    return int(((along > low) & (along < high)).all(axis=-1).any(axis=0).sum())
+    way = np.where(ends == starts, 1e-9, ends - starts)
+    # The stretch of the segment, from 0 to 1, that lies between a box's sides along each axis.
+    sides = np.stack([(low - starts) / way, (high - starts) / way])
+    first, last = sides.min(axis=0).max(axis=-1), sides.max(axis=0).min(axis=-1)
+    return int(((first < last) & (first < 1) & (last > 0)).sum())
