@@ -4,65 +4,33 @@ What takes long to import is imported by the work: `--help` and a bad value need
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import tyro
 
 from experiments.algorithms import OWN
 from experiments.config import TASKS, TRAJECTORIES, Config, Task
 from experiments.errors import RefusedError
-from experiments.interrupts import at_once
-from experiments.run import devices, memory, processes
+from experiments.launch import (
+    APath,
+    Command,
+    Fields,
+    Location,
+    Where,
+    each,
+    report_on,
+    study_command,
+    within,
+)
+from experiments.run import devices, processes
 from experiments.run.options import PADDING, Options
 from experiments.run.progress import Watch
 
 if TYPE_CHECKING:
     from experiments.run.study import Study
 
-Command = Callable[[Watch], None]
-
-
-def _one_path(words: list[str]) -> Path:
-    if not words[0]:
-        raise ValueError("a path must not be empty; this directory is .")
-    return Path(words[0])
-
-
-# A path that says something: an empty one would be this directory.
-_PATH = tyro.constructors.PrimitiveConstructorSpec(
-    nargs=1,
-    metavar="PATH",
-    instance_from_str=_one_path,
-    is_instance=lambda value: isinstance(value, Path),
-    str_from_instance=lambda path: [str(path)],
-)
-APath = Annotated[Path, _PATH]
-
-
-@dataclasses.dataclass(frozen=True)
-class Location:
-    """Where a study runs; its records do not depend on it, up to rounding."""
-
-    # Where records, checkpoints and the report go; the same command continues what is there.
-    out: APath
-    # The mesh of devices, such as data=4,fsdp=2: batches are split over both axes, parameters and
-    # optimizer states over fsdp. By default all devices are on data.
-    mesh: str = ""
-    # Several processes: "auto" on Slurm, TPU pods, GKE or Open MPI, else ADDRESS:PORT,COUNT,INDEX.
-    distributed: str = ""
-
-    def __post_init__(self):
-        if self.mesh:
-            devices.mesh_sizes(self.mesh)
-        if self.distributed:
-            processes.check_cluster(self.distributed)
-
-
-# The fields, without a prefix on the command line.
-Fields = Annotated[Config, tyro.conf.arg(name="")]
-Where = Annotated[Location, tyro.conf.arg(name="")]
 FINE = Options()
 WARMUPS = (0, 100, 300, 1000)
 ATTENDED, COUNTED = (64, 128), (32, 64)  # Tokens.
@@ -75,7 +43,7 @@ def reproduce(config: Fields, where: Where) -> Command:
       config: The study.
       where: Where it runs, and what it leaves.
     """
-    return _study(config, where, TASKS, lambda study: study.reproduce(), converging=TASKS)
+    return study_command(config, where, TASKS, lambda study: study.reproduce(), converging=TASKS)
 
 
 def sharpness(
@@ -101,7 +69,7 @@ def sharpness(
                 for along in followed:
                     study.sharpness(name, along, seed)
 
-    return _study(config, where, names, stages)
+    return study_command(config, where, names, stages)
 
 
 def ablation(config: Fields, where: Where, warmups: tuple[int, ...] = WARMUPS) -> Command:
@@ -114,8 +82,8 @@ def ablation(config: Fields, where: Where, warmups: tuple[int, ...] = WARMUPS) -
     """
     if not warmups or len({*warmups}) < len(warmups):
         raise ValueError(f"warmups must be different numbers, at least one, got {warmups}")
-    return _each(
-        sharpness(dataclasses.replace(config, warmup_steps=n), _within(where, f"warmup-{n}"))
+    return each(
+        sharpness(dataclasses.replace(config, warmup_steps=n), within(where, f"warmup-{n}"))
         for n in warmups
     )
 
@@ -129,9 +97,9 @@ def controls(config: Fields, where: Where) -> Command:
     """
     paper_rate = dataclasses.replace(config, tune=False, algorithms=("sgd_clip",))
     other = dataclasses.replace(config, seed=config.seed + 1)
-    return _each(
-        [convergence(paper_rate, _within(where, "sgd_clip-table-2"), "mlm")]
-        + [convergence(other, _within(where, "another-seed"), task) for task in TASKS]
+    return each(
+        [convergence(paper_rate, within(where, "sgd_clip-table-2"), "mlm")]
+        + [convergence(other, within(where, "another-seed"), task) for task in TASKS]
     )
 
 
@@ -145,7 +113,7 @@ def pretrain(config: Fields, where: Where, task: Task) -> Command:
     """
     if not config.warmup_steps:
         raise ValueError("warmup_steps must be at least 1 for pretrain, got 0")
-    return _study(config, where, (task,), lambda study: study.pretrain(task), report=False)
+    return study_command(config, where, (task,), lambda study: study.pretrain(task), reported=False)
 
 
 def padding(
@@ -171,7 +139,7 @@ def padding(
     if config.warmup_steps:
         about = dataclasses.replace(about, padding="masked", padded_length=None)
         before = dataclasses.replace(config, translation=about)
-        commands = [pretrain(before, _within(where, "start"), "translation")]
+        commands = [pretrain(before, within(where, "start"), "translation")]
         folder = str(start / "translation")
         about = dataclasses.replace(
             about, checkpoint=folder, tokenizer=folder, warmup_corpus=(), warmup_shortest=1
@@ -182,13 +150,13 @@ def padding(
     for kind, length in arms:
         padded = dataclasses.replace(about, padding=kind, padded_length=length)
         arm = dataclasses.replace(config, translation=padded)
-        commands.append(_padding_run(arm, _within(where, f"{kind}-{length or about.length}")))
+        commands.append(_padding_run(arm, within(where, f"{kind}-{length or about.length}")))
 
     def report(watch: Watch) -> None:
         if processes.is_first():
-            _report(where.out, watch)
+            report_on(where.out, watch)
 
-    return _each([*commands, report])
+    return each([*commands, report])
 
 
 def _padding_run(config: Config, where: Location) -> Command:
@@ -199,7 +167,7 @@ def _padding_run(config: Config, where: Location) -> Command:
             study.sharpness("translation", "sgd", seed)
         study.anatomy("translation", "sgd", options=look)
 
-    return _study(config, where, ("translation",), stages, report=False)
+    return study_command(config, where, ("translation",), stages, reported=False)
 
 
 def convergence(config: Fields, where: Where, task: Task) -> Command:
@@ -210,7 +178,9 @@ def convergence(config: Fields, where: Where, task: Task) -> Command:
       where: Where it runs, and what it leaves.
       task: What the model learns.
     """
-    return _study(config, where, (task,), lambda study: study.convergence(task), converging=(task,))
+    return study_command(
+        config, where, (task,), lambda study: study.convergence(task), converging=(task,)
+    )
 
 
 def atlas(
@@ -258,12 +228,12 @@ def atlas(
     searched = dataclasses.replace(config, algorithms=own, tune=True, tune_horizon="whole")
     where = Location(out, mesh="data=1")
     commands = {
-        "shared": _study(config, where, tasks, stages),
-        "own": _study(searched, _within(where, "own"), tasks, on_their_own, converging=tasks),
+        "shared": study_command(config, where, tasks, stages),
+        "own": study_command(searched, within(where, "own"), tasks, on_their_own, converging=tasks),
     }
     made = [command for name, command in commands.items() if name in follow]
     # The report of the shared trajectories compares with the losses that the others reached.
-    return _each([*made, make_report(out)] if len(made) > 1 else made)
+    return each([*made, make_report(out)] if len(made) > 1 else made)
 
 
 def anatomy(
@@ -292,7 +262,7 @@ def anatomy(
         raise ValueError(f"options.directions must be measured there, got {', '.join(unknown)}")
     if task != "translation" and (of := {*PADDING} & {*options.instruments}):
         raise ValueError(f"options.instruments: {', '.join(sorted(of))} need --task translation")
-    return _study(
+    return study_command(
         config,
         Location(out, mesh="data=1"),
         (task,),
@@ -339,7 +309,7 @@ def make_report(directory: tyro.conf.Positional[APath]) -> Command:
     Args:
       directory: The directory of the run, or the folder of a padding study, which has report.md.
     """
-    return lambda watch: _report(directory, watch)
+    return lambda watch: report_on(directory, watch)
 
 
 def fill_results(
@@ -385,82 +355,3 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "results": fill_results,
 }
 WITHOUT_CONFIG = (make_report, fill_results)
-
-
-def _within(where: Location, name: str) -> Location:
-    return dataclasses.replace(where, out=where.out / name)
-
-
-def _each(commands: Iterable[Command]) -> Command:
-    """One after the other; all are checked when they are made."""
-    made = list(commands)
-
-    def run(watch: Watch) -> None:
-        for command in made:
-            command(watch)
-
-    return run
-
-
-def _study(
-    config: Config,
-    where: Location,
-    names: Sequence[str],
-    stages: Callable[["Study"], Any],
-    converging: Sequence[str] = (),
-    report: bool = True,
-) -> Command:
-    """A command that runs stages of a study and reports.
-
-    Args:
-      config: The study.
-      where: Where it runs.
-      names: The tasks whose texts and models it needs.
-      stages: What it does once these are there.
-      converging: The tasks whose rates it needs.
-      report: Whether it leaves records of which a report is made.
-    """
-    memory.check_memory(config, names)
-
-    def run(watch: Watch) -> None:
-        with at_once():
-            from experiments.run.convergence import rates
-            from experiments.run.study import Study, with_micro_batch
-
-        try:
-            if where.distributed:
-                processes.initialize(where.distributed)
-            over = devices.make_layout(where.mesh)
-        except ValueError as error:
-            raise RefusedError(str(error)) from error
-        for name in converging:
-            rates(config, name)
-        # Outside `listening`: what has no steps is stopped at once.
-        with watch.doing("micro-batch that fits"):
-            complete = with_micro_batch(config, where.out, names, over)
-        with watch.listening(), Study(where.out, complete, watch, over).open() as study:
-            for name in names:  # What cannot be used is better known now than after hours.
-                study.task(name, config.seed)
-            stages(study)
-        if report and processes.is_first():
-            _report(where.out, watch)
-
-    return run
-
-
-def _report(directory: Path, watch: Watch) -> None:
-    from rich.console import Console
-
-    from experiments.report import padding
-    from experiments.report.page import write_report
-    from experiments.report.recorded import Run
-
-    try:
-        with watch.doing(f"report of {directory}"):
-            if padding.arms(directory):
-                path = padding.write_report(directory)
-            else:
-                path = write_report(Run(directory), Console())
-    except ValueError as error:  # Nothing to report.
-        raise RefusedError(str(error)) from error
-    watch.say(f"report: {path}")

@@ -209,7 +209,7 @@ def test_the_same_command_again_changes_nothing(finished, capfd):
 def test_sharpness_measures_the_columns_asked_for(words, columns, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(Study, "sharpness", lambda self, *column: seen.append(column))
-    monkeypatch.setattr("experiments.commands._report", lambda *_: None)
+    monkeypatch.setattr("experiments.launch.report_on", lambda *_: None)
     assert main(["sharpness", "--out", str(tmp_path), *words, *tiny.arguments(replicates=2)]) == 0
     assert seen == [(*column, seed) for seed in (0, 1) for column in columns]
 
