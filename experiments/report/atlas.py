@@ -58,7 +58,8 @@ def shared_table(run: Run, task: str) -> Table:
         "along the direction, the step in units of distance, its median. Cosines: with the "
         "negative training gradient, and with Adam’s update. Dominant: share of ‖u‖² in the top "
         "eigenvectors of the Hessian. Frequent tokens: what the most frequent half of the targets "
-        "contributes."
+        "contributes. A schedule-free optimizer carries an average of its own: on a shared "
+        "trajectory, its direction depends on its rate."
     )
     return Table(f"The atlas: {paper.TASKS[task]}", header, lines, caption)
 

@@ -224,7 +224,7 @@ def studies(monkeypatch):
     def study(config, where, names, stages, converging=()):
         return lambda watch: seen.append((where.out.as_posix(), config, names, converging))
 
-    monkeypatch.setattr(commands, "_study", study)
+    monkeypatch.setattr(commands, "study_command", study)
     return seen
 
 
@@ -250,7 +250,7 @@ def test_the_controls_are_the_papers_rate_and_another_seed(studies):
 
 def test_the_atlas_is_shared_trajectories_and_ten_on_their_own(studies, monkeypatch):
     reports = []
-    monkeypatch.setattr(commands, "_report", lambda path, watch: reports.append(path.as_posix()))
+    monkeypatch.setattr(commands, "report_on", lambda path, watch: reports.append(path.as_posix()))
     parse(["atlas", "--out", "x", "--preset", "small", "--tasks", "mlm", "causal"])(None)
     (out, shared, names, none), (own_out, own, _, converging) = studies
     assert (out, own_out, reports) == ("x", "x/own", ["x"])

@@ -95,7 +95,7 @@ def test_parts_are_of_text_and_of_padding(point):
 def test_the_study_is_a_run_for_each_kind_from_one_start(monkeypatch):
     made = []
     monkeypatch.setattr(
-        commands, "_study", lambda config, where, *_, **__: made.append((where, config))
+        commands, "study_command", lambda config, where, *_, **__: made.append((where, config))
     )
     where = commands.Location(commands.Path("x"))
     base = tiny.config(warmup_algorithm="adafactor", warmup_learning_rate=None)
