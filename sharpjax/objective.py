@@ -310,7 +310,8 @@ def _compiled(implementation, loss_fn, has_aux, rest, static):
         return implementation(inner, *operands, **dict(static))
 
     call.__name__ = call.__qualname__ = implementation.__name__
-    return jax.jit(call)
+    # What is not used says, all the same, on which devices the operands are put.
+    return jax.jit(call, keep_unused=True)
 
 
 def _sharded_as(x, like):
