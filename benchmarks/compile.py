@@ -26,34 +26,43 @@ OF_MODEL = ("gradient", *MEASURED, "point")
 OF_TENSORS = ("optax.clip_by_global_norm", "coord_clip", "coord_clip, by tensor")
 
 
+def small_gpt2(layers: int, shape: tuple[int, int, int], vocabulary: int) -> tuple[Any, ...]:
+    """(loss, parameters, batches of this shape, what makes a gradient of the first of them)."""
+    import jax
+    import jax.numpy as jnp
+
+    from sharpjax import models
+
+    config = models.GPT2Config(
+        vocab_size=vocabulary, n_positions=shape[-1], n_embd=WIDTH, n_layer=layers, n_head=4
+    )
+    model = models.GPT2(config)
+    params, loss_fn = models.init_params(model, jax.random.key(0)), models.make_loss(model)
+    ids = jax.random.randint(jax.random.key(1), shape, 0, vocabulary)
+    batches = {"input_ids": ids, "attention_mask": jnp.ones_like(ids), "labels": ids}
+    gradient = jax.jit(jax.grad(lambda p, b: loss_fn(p, jax.tree.map(lambda x: x[0], b))))
+    return loss_fn, params, batches, lambda: gradient(params, batches)
+
+
 def contenders(layers: int) -> dict[str, Callable[[], Any]]:
     """Of a GPT-2 with this many blocks: its gradient, and what is measured of its updates."""
     import jax
     import jax.numpy as jnp
 
     import sharpjax
-    from sharpjax import models
 
-    config = models.GPT2Config(
-        vocab_size=128, n_positions=LENGTH, n_embd=WIDTH, n_layer=layers, n_head=4
-    )
-    model = models.GPT2(config)
-    params = models.init_params(model, jax.random.key(0))
-    loss_fn = models.make_loss(model)
-    ids = jax.random.randint(jax.random.key(1), (*BATCH, LENGTH), 0, config.vocab_size)
-    batches = {"input_ids": ids, "attention_mask": jnp.ones_like(ids), "labels": ids}
+    loss_fn, params, batches, gradient = small_gpt2(layers, (*BATCH, LENGTH), vocabulary=128)
     updates = {
         str(i): jax.tree.map(lambda x, i=i: jnp.full_like(x, i + 1), params)
         for i in range(max(DIRECTIONS))
     }
-    gradient = jax.jit(jax.grad(lambda p, b: loss_fn(p, jax.tree.map(lambda x: x[0], b))))
 
     def directions(count: int, method: Any) -> Any:
         some = dict(list(updates.items())[:count])
         return sharpjax.measure_directions(loss_fn, params, some, batches, method=method)
 
     runs = (
-        lambda: gradient(params, batches),
+        gradient,
         *(functools.partial(directions, *how) for how in MEASURED.values()),
         lambda: sharpjax.measure_point(loss_fn, params, updates, batches),
     )

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks import _harness
+from benchmarks.compile import small_gpt2
 
-WIDTH, LENGTH = 64, 64
+LENGTH = 64
 BASE = {"blocks": 2, "tokens": 256, "directions": 4}
 SWEEPS = {
     "blocks": (2, 4, 8, 16, 24),
@@ -28,22 +29,14 @@ def contenders(blocks: int, tokens: int, directions: int) -> dict[str, Callable[
     import jax.numpy as jnp
 
     import sharpjax
-    from sharpjax import models
 
-    config = models.GPT2Config(
-        vocab_size=512, n_positions=LENGTH, n_embd=WIDTH, n_layer=blocks, n_head=4
-    )
-    model = models.GPT2(config)
-    params = models.init_params(model, jax.random.key(0))
-    loss_fn = models.make_loss(model)
-    ids = jax.random.randint(jax.random.key(1), (1, tokens // LENGTH, LENGTH), 0, 512)
-    batches = {"input_ids": ids, "attention_mask": jnp.ones_like(ids), "labels": ids}
-    gradient = jax.jit(jax.grad(lambda p, b: loss_fn(p, jax.tree.map(lambda x: x[0], b))))
+    shape = (1, tokens // LENGTH, LENGTH)
+    loss_fn, params, batches, gradient = small_gpt2(blocks, shape, vocabulary=512)
     updates = {
         str(i): jax.tree.map(lambda x, i=i: jnp.roll(x, i + 1), params) for i in range(directions)
     }
     return {
-        "gradient": lambda: gradient(params, batches),
+        "gradient": gradient,
         "measurement": lambda: sharpjax.measure_directions(
             loss_fn, params, updates, batches, method="adjoint"
         ),

@@ -136,8 +136,7 @@ class _Here:
 def _sharpness_rows(here: _Here) -> list[Sharpness]:
     step, fraction = here.step, here.config.clip_fraction
     threshold = _threshold(step.grads, fraction)
-    shares = {name: top_share(update, fraction) for name, update in step.updates.items()}
-    alike = _resemblance(step.updates, step.grads, fraction)
+    magnitudes = _magnitudes(step.updates, step.grads, fraction)
     reference = abs(float(here.stats["sgd"].sharpness))
     return [
         Sharpness.of(
@@ -145,17 +144,16 @@ def _sharpness_rows(here: _Here) -> list[Sharpness]:
             stats,
             ratio=float(stats.sharpness) / reference if reference else float("nan"),
             threshold=threshold,
-            top_share=shares[name],
-            **alike[name],
+            **magnitudes[name],
         )
         for name, stats in here.stats.items()
     ]
 
 
-def _resemblance(
+def _magnitudes(
     updates: Mapping[str, Any], grads: Any, fraction: float
 ) -> dict[str, dict[str, float]]:
-    """[algorithm][column]: the share of top coordinates in common with COMPARED, and cosines.
+    """[algorithm][column]: what an update's top coordinates hold and share with COMPARED, cosines.
 
     Of `updates`, which are made when they are asked for, three at most are held at once.
     """
@@ -166,6 +164,7 @@ def _resemblance(
         trees = dict(enumerate([own, *others.values()]))
         shares = np.asarray(top_overlap({str(i): u for i, u in trees.items()}, fraction))[0, 1:]
         found[algorithm] = {f"overlap_{o}": x for o, x in zip(others, shares, strict=True)}
+        found[algorithm]["top_share"] = top_share(own, fraction)
         found[algorithm]["cosine_gradient"] = -_cosine(own, grads)
         if "adam" in others:
             found[algorithm]["cosine_adam"] = _cosine(own, others["adam"])
@@ -233,8 +232,7 @@ class _Gathered(Mapping):
 def precision_batches(batches: Any) -> Any:
     """Of a test subset, what the float64 check uses: a quarter of the first micro-batch.
 
-    In float64 that takes no more memory than a whole micro-batch in float32: numbers are twice as
-    wide, and XLA:CPU keeps more of them.
+    The check holds float64 trees like the parameters beside it, and XLA:CPU keeps more numbers.
     """
     return jax.tree.map(lambda x: x[:1, : -(-x.shape[1] // 4)], batches)
 
