@@ -12,8 +12,8 @@ from pathlib import Path
 
 import tyro
 
-from experiments.algorithms import ATLAS, AlgorithmError
-from experiments.commands import COMMANDS, WITHOUT_CONFIG, Command, atlas, make_plan
+from experiments.algorithms import AlgorithmError
+from experiments.commands import COMMANDS, DEFAULTS, WITHOUT_CONFIG, Command
 from experiments.config import Config
 from experiments.errors import DataError, RefusedError
 from experiments.presets import PRESETS
@@ -96,11 +96,7 @@ def _take_preset(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
 def _with_defaults(command: Callable[..., Command], preset: str | None) -> Callable[..., Command]:
     if command in WITHOUT_CONFIG:
         return command
-    config: Config = PRESETS[preset or "demo"]
-    if command is make_plan:  # Chooses a micro-batch unless one is given.
-        config = dataclasses.replace(config, micro_batch_size=None)
-    if command is atlas:
-        config = dataclasses.replace(config, algorithms=ATLAS)
+    config: Config = dataclasses.replace(PRESETS[preset or "demo"], **DEFAULTS.get(command, {}))
     return functools.partial(command, config=config)
 
 

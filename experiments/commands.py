@@ -6,11 +6,11 @@ What takes long to import is imported by the work: `--help` and a bad value need
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import tyro
 
-from experiments.algorithms import OWN
+from experiments.algorithms import ATLAS, OWN
 from experiments.config import TASKS, TRAJECTORIES, Config, Task
 from experiments.errors import RefusedError
 from experiments.launch import (
@@ -355,3 +355,8 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "results": fill_results,
 }
 WITHOUT_CONFIG = (make_report, fill_results)
+# What a command takes instead of its preset's, unless it is given.
+DEFAULTS: dict[Callable[..., Command], dict[str, Any]] = {
+    make_plan: {"micro_batch_size": None},  # Chooses one.
+    atlas: {"algorithms": ATLAS},
+}

@@ -1,30 +1,24 @@
 """The tables of runs over the whole horizon: the rates of a search, and optimizers on their own."""
 
-from experiments.rows import Row
+from experiments.rows import OfRun
 
 
-class Trial(Row, key=("task", "seed", "algorithm", "learning_rate"), file="trials"):
+class Trial(OfRun, key=("learning_rate",), file="trials"):
     """One rate of a search over the whole horizon: every rate that was tried, when it was done."""
 
-    task: str
-    seed: int
-    algorithm: str
     learning_rate: str
     steps: int  # The horizon.
     loss: float  # Mean training loss of the last epoch; inf if it diverged.
     diverged_at: int  # The step of the first loss that is not finite; 0 if all are.
 
 
-class Own(Row, key=("task", "seed", "algorithm", "step"), file="own"):
+class Own(OfRun, key=("step",), file="own"):
     """One optimizer's update where its own training has come to, on the fixed test subset.
 
     The update is the one that is applied, at the run's rate. Of a schedule-free optimizer the point
     is the one at which it takes gradients, not the average that it would be evaluated at.
     """
 
-    task: str
-    seed: int
-    algorithm: str
     learning_rate: str
     step: int  # From 1; measured before its update.
     training_loss: float  # Of the batch, before the step.

@@ -151,12 +151,17 @@ class Scales(AtPoint, key=("kind",), file="scales"):
     gradient_share: float  # Share of the squared norm of the whole gradient.
 
 
-class Convergence(Row, key=("task", "seed", "algorithm", "step"), file="convergence"):
-    """One training step of one algorithm."""
+class OfRun(Row, key=("task", "seed", "algorithm")):
+    """The columns of what is recorded of one algorithm's own training."""
 
     task: str
     seed: int
     algorithm: str
+
+
+class Convergence(OfRun, key=("step",), file="convergence"):
+    """One training step of one algorithm."""
+
     learning_rate: str  # A number, or "relative" (Adafactor's own step).
     step: int  # From 1.
     epoch: int  # From 1.
@@ -164,12 +169,9 @@ class Convergence(Row, key=("task", "seed", "algorithm", "step"), file="converge
     diverged: bool  # From the first loss that is not finite; the run ends there.
 
 
-class Tuning(Row, key=("task", "seed", "algorithm", "learning_rate"), file="tuning"):
+class Tuning(OfRun, key=("learning_rate",), file="tuning"):
     """One rate of the search that `--tune` makes."""
 
-    task: str
-    seed: int
-    algorithm: str
     learning_rate: str
     steps: int  # The horizon.
     loss: float  # Mean training loss over the horizon's last fifth; inf if it diverged.

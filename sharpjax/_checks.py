@@ -26,6 +26,12 @@ def check_in_range(name: str, value: Any, low: float, high: float, *, open_high:
         raise ValueError(f"{name} must be in {shape}, got {value!r}")
 
 
+def check_rate(learning_rate: Any, momentum: Any = 0.0) -> None:
+    """Raises unless the rate is a number of [0, ∞) or a schedule, and the momentum of [0, 1)."""
+    check_in_range("learning_rate", learning_rate, 0.0, float("inf"), open_high=True)
+    check_in_range("momentum", momentum, 0.0, 1.0, open_high=True)
+
+
 def check_count(name: str, value: Any, low: int, high: int | None = None) -> None:
     """Raises unless `value` is an integer of [low, high]."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -315,12 +315,13 @@ def _numbered(batches, steps, every, progress) -> Iterable[tuple[int, Any, bool]
 
 def _until_last(batches: Iterator[Any], every: int) -> Iterator[tuple[int, Any, bool]]:
     """Each batch with its number from 1, and whether it is the last before step `every`."""
-    ahead = list(itertools.islice(batches, 1))
-    for number in itertools.count(1):
-        if not ahead:
-            return
-        (batch,) = ahead
-        # To be known as the last, a batch waits for the next one to be read.
-        ahead = list(itertools.islice(batches, 1)) if number < every else []
-        yield number, batch, number < every and not ahead
-        ahead = ahead or list(itertools.islice(batches, 1))
+    ended = object()
+    number, batch = 1, next(batches, ended)
+    while batch is not ended:
+        if number < every:  # To be known as the last, a batch waits for the next one to be read.
+            following = next(batches, ended)
+            yield number, batch, following is ended
+        else:
+            yield number, batch, False
+            following = next(batches, ended)
+        number, batch = number + 1, following

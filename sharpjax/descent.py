@@ -2,7 +2,7 @@
 
 import optax
 
-from sharpjax._checks import check_in_range
+from sharpjax._checks import check_rate
 
 
 def gradient_descent(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
@@ -26,7 +26,7 @@ def gradient_descent(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTra
         >>> [round(float(x), 3) for x in updates]
         [-0.3, 0.4]
     """
-    check_in_range("learning_rate", learning_rate, 0.0, float("inf"), open_high=True)
+    check_rate(learning_rate)
     return optax.sgd(learning_rate)
 
 
@@ -57,8 +57,7 @@ def nesterov(
         >>> [round(float(x), 3) for x in updates]
         [-0.19, 0.38]
     """
-    check_in_range("learning_rate", learning_rate, 0.0, float("inf"), open_high=True)
-    check_in_range("momentum", momentum, 0.0, 1.0, open_high=True)
+    check_rate(learning_rate, momentum)
     return optax.chain(
         optax.scale(1 - momentum),
         optax.trace(momentum, nesterov=True),

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sharpjax._checks import check_in_range
+from sharpjax._checks import check_in_range, check_rate
 from sharpjax.clipping import coord_clip
 
 
@@ -42,8 +42,7 @@ def sgd(
         >>> [round(float(x), 3) for x in updates]
         [-0.3, 0.3]
     """
-    check_in_range("learning_rate", learning_rate, 0.0, float("inf"), open_high=True)
-    check_in_range("momentum", momentum, 0.0, 1.0, open_high=True)
+    check_rate(learning_rate, momentum)
     return optax.chain(
         _coord_clip(clip),
         optax.ema(momentum, debias=False),
@@ -67,8 +66,7 @@ def normalized_sgd(
         >>> [round(float(x), 3) for x in updates]
         [-0.085, 0.113]
     """
-    check_in_range("learning_rate", learning_rate, 0.0, float("inf"), open_high=True)
-    check_in_range("momentum", momentum, 0.0, 1.0, open_high=True)
+    check_rate(learning_rate, momentum)
     return optax.chain(
         _coord_clip(clip),
         optax.ema(momentum, debias=False),
@@ -114,7 +112,7 @@ def adam(
         >>> [round(float(x), 3) for x in updates]
         [-0.1, 0.075]
     """
-    check_in_range("learning_rate", learning_rate, 0.0, float("inf"), open_high=True)
+    check_rate(learning_rate)
     return optax.chain(
         scale_by_clipped_adam(b1, b2, eps, clip=clip),
         optax.scale_by_learning_rate(learning_rate),
@@ -159,7 +157,7 @@ def adafactor(
             ),
         )
     else:
-        check_in_range("learning_rate", learning_rate, 0.0, float("inf"), open_high=True)
+        check_rate(learning_rate)
         step = optax.scale_by_learning_rate(learning_rate)
     return optax.chain(scale_by_clipped_factored_rms(clip=clip), optax.clip_by_block_rms(1.0), step)
 

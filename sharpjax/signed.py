@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sharpjax._checks import check_in_range
+from sharpjax._checks import check_in_range, check_rate
 from sharpjax.clipping import top_fraction_threshold
 
 
@@ -56,7 +56,7 @@ def lion(
         >>> [round(float(x), 3) for x in updates]
         [-0.1, 0.1]
     """
-    check_in_range("learning_rate", learning_rate, 0.0, float("inf"), open_high=True)
+    check_rate(learning_rate)
     check_in_range("b1", b1, 0.0, 1.0, open_high=True)
     check_in_range("b2", b2, 0.0, 1.0, open_high=True)
     check_in_range("weight_decay", weight_decay, 0.0, float("inf"), open_high=True)
@@ -109,8 +109,7 @@ def sign_momentum(
         >>> [round(float(x), 3) for x in updates]
         [-0.1, 0.1]
     """
-    check_in_range("learning_rate", learning_rate, 0.0, float("inf"), open_high=True)
-    check_in_range("momentum", momentum, 0.0, 1.0, open_high=True)
+    check_rate(learning_rate, momentum)
     return optax.chain(
         optax.ema(momentum, debias=False),
         _sign(saturate),

@@ -16,6 +16,7 @@ from experiments.horizon_rows import Own
 from experiments.report import claims
 from experiments.report.recorded import Run
 from experiments.report.table import Table, number, percent, plus_minus
+from experiments.report.tables import mean, middle
 from experiments.rows import AtPoint, Convergence, Search, Sharpness
 from sharpjax import plot
 from sharpjax.plot import label
@@ -67,20 +68,19 @@ def shared_table(run: Run, task: str) -> Table:
 def _shared_line(name: str, measured: Mapping[type, list[Any]]) -> tuple:
     """(mean sharpness, what it is called, its cells)."""
     mine = {t: [r for r in rows if r.algorithm == name] for t, rows in measured.items()}
-    mean = lambda table, field: _mean(getattr(r, field) for r in mine[table])  # noqa: E731
+    of = lambda table, field: mean(getattr(r, field) for r in mine[table])  # noqa: E731
     sharpness = claims.summarize(r.sharpness for r in mine[Sharpness])
-    critical = [r.critical_step for r in mine[Search] if not math.isnan(r.critical_step)]
     cells = (
-        number(mean(Sharpness, "slope")),
+        number(of(Sharpness, "slope")),
         plus_minus(sharpness),
-        number(mean(Sharpness, "ratio")),
-        number(mean(Sharpness, "predicted_decrease")),
-        number(mean(Search, "best_decrease")),
-        number(float(np.median(critical))) if critical else "n/a",
-        _cosine(mean(Sharpness, "cosine_gradient")),
-        _cosine(mean(Sharpness, "cosine_adam")),
-        percent(_mean(_dominant(mine[Cosine]))),
-        *(percent(_mean(_frequent(mine[FrequencyPart], f))) for f in ("slope", "sharpness")),
+        number(of(Sharpness, "ratio")),
+        number(of(Sharpness, "predicted_decrease")),
+        number(of(Search, "best_decrease")),
+        middle(r.critical_step for r in mine[Search]),
+        _cosine(of(Sharpness, "cosine_gradient")),
+        _cosine(of(Sharpness, "cosine_adam")),
+        percent(mean(_dominant(mine[Cosine]))),
+        *(percent(mean(_frequent(mine[FrequencyPart], f))) for f in ("slope", "sharpness")),
     )
     return sharpness.mean, label(name), *cells
 
@@ -197,8 +197,7 @@ def ranks(a: Iterable[float], b: Iterable[float]) -> Ranks:
     varied = count >= FEWEST and all(len({*column}) > 1 for column in pairs.T)
     if not varied:
         return Ranks(math.nan, math.nan, math.nan, count)
-    both = [scipy.stats.rankdata(column) for column in pairs.T]
-    rho = float(np.corrcoef(*both)[0, 1])
+    rho = float(scipy.stats.spearmanr(*pairs.T).statistic)
     with np.errstate(divide="ignore"):
         z, spread = np.arctanh(np.clip(rho, -1, 1)), 1.96 * math.sqrt(1.06 / (count - 3))
     return Ranks(rho, float(np.tanh(z - spread)), float(np.tanh(z + spread)), count)
@@ -243,7 +242,7 @@ def _means(rows: list[Sharpness], names: Iterable[str]) -> dict[str, dict[str, f
     """[algorithm][quantity] over all points, of those that are measured there."""
     found = {name: [r for r in rows if r.algorithm == name] for name in names}
     return {
-        name: {q: _mean(getattr(r, q) for r in mine) for q in _QUANTITIES}
+        name: {q: mean(getattr(r, q) for r in mine) for q in _QUANTITIES}
         for name, mine in found.items()
         if mine
     }
@@ -268,11 +267,6 @@ def _of_first_seed(run: Run, task: str) -> tuple[int, list[Own]]:
     rows = [r for r in run[Own] if r.task == task]
     seed = min(r.seed for r in rows)
     return seed, [r for r in rows if r.seed == seed]
-
-
-def _mean(values: Iterable[float]) -> float:
-    known = [v for v in values if not math.isnan(v)]
-    return math.fsum(known) / len(known) if known else math.nan
 
 
 Draw = Callable[[], Figure]

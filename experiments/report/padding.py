@@ -95,11 +95,9 @@ def ratio_table(found: list[Arm]) -> Table:
 
 def group_table(found: list[Arm], algorithm: str = "sgd") -> Table | None:
     """What each group of coordinates contributes to a direction's sharpness, an arm a column."""
-    points = [(arm, groups(arm, algorithm)) for arm in found]
-    points = [(arm, made) for arm, made in points if made]
+    points, names = _grouped(found, algorithm)
     if not points:
         return None
-    names = list(dict.fromkeys(name for _, made in points for name in made))
 
     def cell(made: dict[str, Group], name: str) -> str:
         if name not in made:
@@ -122,11 +120,9 @@ def group_table(found: list[Arm], algorithm: str = "sgd") -> Table | None:
 
 def clipped_table(found: list[Arm]) -> Table | None:
     """How many coordinates of each group clipping saturates, an arm a column."""
-    points = [(arm, groups(arm, "sgd")) for arm in found]
-    points = [(arm, made) for arm, made in points if made]
+    points, names = _grouped(found, "sgd")
     if not points:
         return None
-    names = list(dict.fromkeys(name for _, made in points for name in made))
     rows = [
         (
             name,
@@ -202,6 +198,14 @@ def groups(arm: Arm, algorithm: str) -> dict[str, Group]:
         about = mine[0]
         made[name] = Group(own, own / total, about.squared_norm, about.coordinates, about.clipped)
     return made
+
+
+def _grouped(
+    found: list[Arm], algorithm: str
+) -> tuple[list[tuple[Arm, dict[str, Group]]], list[str]]:
+    """The arms that have groups, with these, and the names of all groups."""
+    points = [(arm, made) for arm in found if (made := groups(arm, algorithm))]
+    return points, list(dict.fromkeys(name for _, made in points for name in made))
 
 
 _ORDER = ("padding’s row", "other rows", "relative positions", "norms", "encoder", "decoder")

@@ -140,7 +140,7 @@ def critical_table(run: Run) -> Table | None:
         run,
         "How far each direction stays below the start",
         caption,
-        lambda rows: _middle(r.critical_step / newton.get(r.key, math.nan) for r in rows),
+        lambda rows: middle(r.critical_step / newton.get(r.key, math.nan) for r in rows),
         Search,
     )
     rows = [tuple("n/a" if text == "–" else text for text in row) for row in made.rows]
@@ -148,7 +148,7 @@ def critical_table(run: Run) -> Table | None:
     for task, trajectory in run.columns():
         rate = run.rate_along(trajectory)
         own = (r for r in run.of((task, trajectory)) if r.algorithm == trajectory)
-        applied.append(_middle(rate * r.step_ratio for r in own))
+        applied.append(middle(rate * r.step_ratio for r in own))
     return Table(made.title, made.header, [*rows, tuple(applied)], caption)
 
 
@@ -163,7 +163,7 @@ def overlap_table(run: Run) -> Table | None:
     )
 
     def cell(rows: list[Any]) -> str:
-        means = [_mean(getattr(r, f) for r in rows) for f in fields]
+        means = [mean(getattr(r, f) for r in rows) for f in fields]
         return "–" if all(map(math.isnan, means)) else " / ".join(map(percent, means))
 
     return _by_column(run, "How alike the updates’ top coordinates are", caption, cell)
@@ -179,12 +179,14 @@ def _known(values: Iterable[float]) -> list[float]:
     return [v for v in values if not math.isnan(v)]
 
 
-def _middle(values: Iterable[float]) -> str:
+def middle(values: Iterable[float]) -> str:
+    """The median of those that are not NaN, as text; "n/a" of none."""
     known = _known(values)
     return number(median(known)) if known else "n/a"
 
 
-def _mean(values: Iterable[float]) -> float:
+def mean(values: Iterable[float]) -> float:
+    """The mean of those that are not NaN; NaN of none."""
     known = _known(values)
     return sum(known) / len(known) if known else math.nan
 

@@ -1,6 +1,7 @@
 """The instruments of an anatomy: each looks at one point and returns the rows to be recorded."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -27,7 +28,7 @@ from experiments.data.tasks import Task, rng
 from experiments.run import training
 from experiments.run.options import Options
 from experiments.run.training import paths
-from sharpjax.anatomy import block_sharpness, sharpness_by_rank
+from sharpjax.anatomy import BlockSharpness, block_sharpness, sharpness_by_rank
 from sharpjax.clip_curve import clip_curve
 from sharpjax.coordinates import sample_coordinates, take_coordinates
 from sharpjax.diagonal import hessian_diagonal
@@ -98,17 +99,19 @@ def blocks(point: Point, algorithm: str) -> list[Block]:
         point.task.test,
         groups=place_of,
     )[algorithm]
-    matrix, errors, squares = jax.device_get((found.matrix, found.matrix_se, found.squared_norms))
     return [
-        Block.of(
-            (*point.at, algorithm, *ours, *other),
-            sharpness=matrix[i, j],
-            sharpness_se=errors[i, j],
-            squared_norm=squares[i],
-        )
-        for i, ours in enumerate(found.labels)
-        for j, other in enumerate(found.labels)
+        Block.of((*point.at, algorithm, *ours, *other), **columns)
+        for ours, other, columns in pairs(found)
     ]
+
+
+def pairs(found: BlockSharpness) -> Iterator[tuple[Any, Any, dict[str, float]]]:
+    """Every two labels of blocks, with what a row says of them."""
+    matrix, errors, squares = jax.device_get((found.matrix, found.matrix_se, found.squared_norms))
+    for i, ours in enumerate(found.labels):
+        for j, other in enumerate(found.labels):
+            columns = {"sharpness": matrix[i, j], "sharpness_se": errors[i, j]}
+            yield ours, other, columns | {"squared_norm": squares[i]}
 
 
 def parts(point: Point) -> list[Parts]:

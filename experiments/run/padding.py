@@ -10,7 +10,7 @@ import numpy as np
 
 import sharpjax
 from experiments.explanation_rows import PaddingGroup, PaddingPart
-from experiments.run.measurements import Point
+from experiments.run.measurements import Point, pairs
 from sharpjax.anatomy import block_sharpness
 from sharpjax.models.losses import example_weights, weighted_loss
 from sharpjax.models.tensor_places import place_of
@@ -40,18 +40,14 @@ def padding_groups(point: Point, algorithm: str) -> list[PaddingGroup]:
         sizes[label][0] += gradient.size
         sizes[label][1] += int(jnp.sum(jnp.abs(gradient) > threshold))
     sizes[OTHER_ROWS][0] -= sizes[ROW][0]  # The row left a row of zeros behind.
-    matrix, errors, squares = jax.device_get((found.matrix, found.matrix_se, found.squared_norms))
     return [
         PaddingGroup.of(
             (*point.at, algorithm, ours, other),
-            sharpness=matrix[i, j],
-            sharpness_se=errors[i, j],
-            squared_norm=squares[i],
             coordinates=sizes[ours][0],
             clipped=sizes[ours][1] / sizes[ours][0],
+            **columns,
         )
-        for i, ours in enumerate(found.labels)
-        for j, other in enumerate(found.labels)
+        for ours, other, columns in pairs(found)
     ]
 
 

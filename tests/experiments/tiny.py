@@ -4,6 +4,7 @@ import dataclasses
 import re
 
 from experiments.presets import PRESETS
+from experiments.run.progress import Watch
 
 OVERRIDES = {
     "examples": 64,
@@ -49,6 +50,23 @@ def arguments(**overrides):
         for name, value in MODEL.items():
             words += [f"--{task}.{name.replace('_', '-')}", str(value)]
     return words
+
+
+class Stops(Watch):
+    """Asks to stop after some steps, as Ctrl-C does."""
+
+    def __init__(self, after):
+        super().__init__()
+        self.left = after
+
+    @property
+    def stopping(self):
+        self.left -= 1
+        return self.left < 0
+
+    @stopping.setter
+    def stopping(self, value):
+        pass
 
 
 def anatomy_section(directory):

@@ -17,23 +17,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:orbax")
 ADAFACTOR = {"warmup_algorithm": "adafactor", "warmup_learning_rate": None}
 
 
-class Stops(Watch):
-    """Asks to stop after a step."""
-
-    def __init__(self, after):
-        super().__init__()
-        self.after = after
-
-    @property
-    def stopping(self):
-        self.after -= 1
-        return self.after < 0
-
-    @stopping.setter
-    def stopping(self, value):
-        pass
-
-
 def folder(directory, config, name="mlm", watch=None):
     with Study(directory, config, watch or Watch()).open() as study:
         return study.pretrain(name), study.start(study.task(name, config.seed))
@@ -43,7 +26,7 @@ def folder(directory, config, name="mlm", watch=None):
 def test_its_folder_is_a_checkpoint_and_resumes_to_the_bit(tmp_path, capfd):
     config = tiny.config(**ADAFACTOR, warmup_steps=4)
     with pytest.raises(Interrupted, match="warm-up, seed 0 stopped after step 3 of 4"):
-        folder(tmp_path / "run", config, watch=Stops(2))
+        folder(tmp_path / "run", config, watch=tiny.Stops(2))
     path, params = folder(tmp_path / "run", config)
     said = capfd.readouterr().err
     assert path == tmp_path / "run" / "mlm"

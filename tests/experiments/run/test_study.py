@@ -229,23 +229,9 @@ def test_stopped_and_resumed_records_are_the_same_bytes(finished, tmp_path, stop
     config = tiny.config()
     limits = [*stops, math.inf]
 
-    class Stopping(Watch):
-        def __init__(self, limit):
-            super().__init__()
-            self.left = limit
-
-        @property
-        def stopping(self):
-            self.left -= 1
-            return self.left < 0
-
-        @stopping.setter
-        def stopping(self, value):
-            pass
-
     for limit in limits:
         try:
-            with Study(tmp_path, config, Stopping(limit)).open() as study:
+            with Study(tmp_path, config, tiny.Stops(limit)).open() as study:
                 study.sharpness("translation", "adam", 0)
                 study.convergence("translation")
         except Interrupted as stop:
