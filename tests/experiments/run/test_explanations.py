@@ -76,7 +76,7 @@ def test_each_is_compared_with_two_that_are_made_once():
         {name: {"w": jnp.asarray(draw.normal(size=40))} for name in ("lion", "sgd", "adam")}
     )
     adam, grads = dict.get(updates, "adam"), {"w": jnp.asarray(draw.normal(size=40))}
-    found = sharpness._resemblance(updates, grads, 0.2)
+    found = sharpness._magnitudes(updates, grads, 0.2)
     top = {n: {*np.argsort(-np.abs(u["w"]))[:8].tolist()} for n, u in dict.items(updates)}
     for other in ("sgd", "adam"):
         for name in updates:
@@ -85,16 +85,16 @@ def test_each_is_compared_with_two_that_are_made_once():
     cosine = lambda a, b: a @ b / np.linalg.norm(a) / np.linalg.norm(b)  # noqa: E731
     for name, update in dict.items(updates):
         flat = np.asarray(update["w"], np.float64)
+        top_share = np.sort(flat**2)[-8:].sum() / np.sum(flat**2)
+        assert float(found[name]["top_share"]) == pytest.approx(top_share, rel=1e-5)
         for column, to in (("cosine_gradient", -grads["w"]), ("cosine_adam", adam["w"])):
             expected = cosine(flat, np.asarray(to, np.float64))
             assert float(found[name][column]) == pytest.approx(expected, abs=1e-5), column
     assert set(made.values()) == {1}
     del updates["adam"]
     # What is not there is not compared with: the column has its default.
-    assert {*sharpness._resemblance(updates, grads, 0.2)["lion"]} == {
-        "overlap_sgd",
-        "cosine_gradient",
-    }
+    left = {*sharpness._magnitudes(updates, grads, 0.2)["lion"]}
+    assert left == {"overlap_sgd", "top_share", "cosine_gradient"}
 
 
 @pytest.mark.parametrize(
