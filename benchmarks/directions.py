@@ -3,10 +3,12 @@
 Random weights of the real shapes, the same in both frameworks; nothing is padded. Each method here
 measures all directions in one call; a peer measures one, and its time counts that often.
 `gradients_each` is the time for one direction over that of one gradient here, and `times_vhp` how
-many times faster than the loop, both round by round. Peers get one direction to hold, we all.
+many times faster than the loop, both round by round. Peers get one direction to hold, we all,
+except where updates are made one at a time (`measure_updates`).
 """
 
 import argparse
+import functools
 import importlib.util
 import tempfile
 import warnings
@@ -23,6 +25,7 @@ from torch.func import functional_call
 
 import sharpjax
 from benchmarks import _harness
+from sharpjax.directions import compile_directions
 from sharpjax.models import (
     T5,
     RobertaConfig,
@@ -35,6 +38,7 @@ from sharpjax.models import (
 
 SIZES = ("8x128", "4x64")
 METHODS = ("reverse", "forward", "adjoint")
+MAKING = ("forward", "adjoint")  # Those that keep least.
 PEERS = ("vhp", "torch.func", *(["curvlinops"] if importlib.util.find_spec("curvlinops") else []))
 TINY_T5 = {"vocab_size": 99, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
 TINY_ROBERTA = {
@@ -74,7 +78,7 @@ def torch_model(name: str, attention: str = "eager") -> Any:
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     fields = {**OTHER_DEFAULTS, **vars(MODELS[name].config), "attn_implementation": attention}
-    fields = {key: value for key, value in fields.items() if value is not None}
+    fields = {k: value for k, value in fields.items() if k != "model_type" and value is not None}
     kind = "t5" if isinstance(MODELS[name], T5) else "roberta"
     config = transformers.AutoConfig.for_model(kind, **fields)
     by_kind = {
@@ -122,15 +126,30 @@ def gradient_here(name: str, params: Any, batch: Any) -> Any:
 
 def measurement(
     name: str, params: Any, updates: Any, batch: Any, method: str, loss: Any = None
-) -> Any:
-    """A compiled `measure_directions` of one micro-batch, and its arguments."""
+) -> functools.partial:
+    """`measure_directions` of one micro-batch, as it is called outside of `jit`."""
     loss = loss or make_loss(MODELS[name])
-    arguments = params, updates, jax.tree.map(lambda x: jnp.asarray(x)[None], batch)
+    batches = jax.tree.map(lambda x: jnp.asarray(x)[None], batch)
+    return functools.partial(
+        sharpjax.measure_directions, loss, params, updates, batches, method=method
+    )
 
-    def measure(params, updates, batches):
-        return sharpjax.measure_directions(loss, params, updates, batches, method=method)
 
-    return jax.jit(measure).lower(*arguments).compile(), arguments
+def making(name: str, batch: Any, count: int, method: str) -> tuple[Any, Callable[[], Any]]:
+    """Parameters, and `measure_updates` of as many updates, which are not held."""
+    params = init_params(MODELS[name], jax.random.key(0))
+    clipped = {str(i): sharpjax.coord_clip((i + 1) / 100) for i in range(count)}
+    pseudo = sharpjax.pseudo_updates(clipped)
+    operands = pseudo, params, pseudo.init(params), jax.tree.map(lambda x: x[None], batch)
+    loss = make_loss(MODELS[name])
+    return params, lambda: sharpjax.measure_updates(loss, params, *operands, method=method)
+
+
+def temporary_bytes(measurement: functools.partial) -> int:
+    """What its programs hold at once beside their arguments."""
+    loss, params, _, batches = measurement.args
+    programs = compile_directions(loss, params, batches, **measurement.keywords)
+    return programs.temporary_bytes
 
 
 def peer(kind: str, model: Any, batch: Any) -> Callable[[], Any]:
@@ -198,11 +217,10 @@ def compare_methods(
     updates = directions_like(params, count)
     gradient = gradient_here(name, params, batch)
     runs: dict[str, Callable[[], Any]] = {"gradient": lambda: gradient(params, batch)}
-    compiled = {"gradient": gradient}
+    temporary = {"gradient": gradient.memory_analysis().temp_size_in_bytes}
     for method in METHODS:
-        run, arguments = measurement(name, params, updates, batch, method)
-        compiled[method] = run
-        runs[method] = lambda run=run, arguments=arguments: run(*arguments)
+        runs[method] = measurement(name, params, updates, batch, method)
+        temporary[method] = temporary_bytes(runs[method])
     for kind in ("gradient (torch)", *peers):
         runs[kind] = peer(kind, model, batch)
 
@@ -224,7 +242,6 @@ def compare_methods(
         kind = row["name"]
         measured = count if kind in METHODS else 1
         loop = zip(seconds["vhp"], seconds[kind], strict=True)
-        temporary = compiled[kind].memory_analysis().temp_size_in_bytes if kind in compiled else 0
         rows.append(
             {
                 "model": name,
@@ -234,7 +251,7 @@ def compare_methods(
                 "seconds": row["seconds"],
                 "gradients_each": row["times_reference"] / measured,
                 "times_vhp": median(v * measured / s for v, s in loop),
-                "temporary_MiB": round(temporary / 2**20) if kind in compiled else "",
+                "temporary_MiB": round(temporary[kind] / 2**20) if kind in temporary else "",
             }
         )
     return rows
@@ -249,9 +266,11 @@ def peak_memory(
     here = head + "params = init_params(MODELS[name], jax.random.key(0))\n"
     here += f"updates = jax.block_until_ready(directions_like(params, {count}))\n"
     there = head + "model = torch_model(name)\nrun = peer({!r}, model, batch)\n"
-    call = "run, arguments = measurement(name, params, updates, batch, {!r})\n"
-    call += "jax.block_until_ready(run(*arguments))\n"
+    call = "jax.block_until_ready(measurement(name, params, updates, batch, {!r})())\n"
     programs = {method: (here, here + call.format(method)) for method in METHODS}
+    for method in MAKING:
+        made = head + f"params, run = making(name, batch, {count}, {method!r})\n"
+        programs[f"{method}, updates made"] = made, made + "jax.block_until_ready(run())\n"
     for kind in peers:
         programs[kind] = there.format(kind), there.format(kind) + "run()\n"
     rows = []
@@ -270,8 +289,7 @@ def fit_tokens(name: str, length: int, count: int, method: str, repeats: int) ->
     sizes, runs = [1, 2, 4, 8, 16], {}
     for examples in sizes:
         batch = batch_of(name, examples, length)
-        run, arguments = measurement(name, params, updates, batch, method)
-        runs[str(examples * length)] = lambda run=run, arguments=arguments: run(*arguments)
+        runs[str(examples * length)] = measurement(name, params, updates, batch, method)
     seconds = _harness.interleaved_seconds(runs, repeats=repeats)
     tokens = np.array([examples * length for examples in sizes], float)
     least = np.array([min(values) for values in seconds.values()])

@@ -7,13 +7,14 @@ in a process each, since XLA reads the order once.
 """
 
 import argparse
+import functools
 import os
 from typing import Any
 
 import jax
 
 from benchmarks import _harness
-from benchmarks.directions import MODELS, batch_of, directions_like, measurement
+from benchmarks.directions import MODELS, batch_of, directions_like, measurement, temporary_bytes
 from sharpjax.models import init_params, make_loss
 
 ORDERS = {"concurrency": "true", "least memory": "false"}
@@ -31,13 +32,14 @@ def compare(
 ) -> list[dict[str, Any]]:
     params, batch = init_params(MODELS[name], jax.random.key(0)), batch_of(name, examples, length)
     updates = directions_like(params, 1)
-    programs = {}
+    runs, temporary = {}, {}
     for blocks, remat in (("kept", False), ("again", True)):
         loss = make_loss(MODELS[name].clone(remat=remat), remat=remat)
         gradient = jax.jit(jax.value_and_grad(loss)).lower(params, batch).compile()
-        programs["gradient", blocks] = gradient, (params, batch)
-        programs["reverse", blocks] = measurement(name, params, updates, batch, "reverse", loss)
-    runs = {key: lambda run=run, given=given: run(*given) for key, (run, given) in programs.items()}
+        runs["gradient", blocks] = functools.partial(gradient, params, batch)
+        temporary["gradient", blocks] = gradient.memory_analysis().temp_size_in_bytes
+        reverse = measurement(name, params, updates, batch, "reverse", loss)
+        runs["reverse", blocks], temporary["reverse", blocks] = reverse, temporary_bytes(reverse)
     seconds = _harness.interleaved_seconds(runs, repeats=repeats)
     rows = []
     for what in ("gradient", "reverse"):
@@ -45,8 +47,7 @@ def compare(
         for row in _harness.compare(mine, (what, "kept")):
             key = row.pop("name")
             about = {"model": name, "batch": f"{examples}x{length}", "name": what}
-            temporary = programs[key][0].memory_analysis().temp_size_in_bytes
-            size = {"temporary_MiB": round(temporary / 2**20)}
+            size = {"temporary_MiB": round(temporary[key] / 2**20)}
             rows.append({**about, "order": order, "blocks": key[1], **row, **size})
     return rows
 

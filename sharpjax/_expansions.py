@@ -129,6 +129,22 @@ def one_by_one(objective: Objective, make: Callable, count: int, method, chunk) 
     return _summary(losses, slopes, sharpnesses, np.stack([norm for *_, norm in sizes]))
 
 
+def compiled(objective: Objective, method: str, chunk: int) -> tuple[Any, Any]:
+    """The programs of `_shared` and of `chunk` directions in `_along`; the arrays may be abstract.
+
+    They are compiled and not run.
+    """
+    lowered = objective.lower(_shared, np.int32(0), method=method)
+    shared = lowered.compile()
+    # The outputs of the one, as XLA lays them out on the devices, are the other's inputs.
+    _, along = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        lowered.out_info,
+        shared.output_shardings,
+    )
+    return shared, objective.lower(_along, along, [objective.params] * chunk).compile()
+
+
 def _size(objective, u) -> tuple:
     """The numbers of `magnitude`, on the host; where squares are safe, of one pass."""
     norm = np.sqrt(jax.device_get(objective.run(_square, u)))

@@ -1,13 +1,13 @@
 """Slope and sharpness of many updates at one point, with their standard errors."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from sharpjax._checks import check_choice
-from sharpjax._expansions import in_one_program, is_traced, one_by_one
+from sharpjax._expansions import compiled, in_one_program, is_traced, one_by_one
 from sharpjax.objective import (
     LossFn,
     Objective,
@@ -175,6 +175,71 @@ def measure_updates(
 
     run = lambda m: _measure_made(measured, pseudo, (grads, state, params), m, chunk or 1)  # noqa: E731
     return _statistics(pseudo.names, finite(run, method))
+
+
+class Compiled(NamedTuple):
+    """The programs of a measurement of one micro-batch, as `compile_directions` finds them."""
+
+    shared: jax.stages.Compiled
+    """What all directions share."""
+    along: jax.stages.Compiled
+    """Slope and sharpness of `chunk` directions."""
+
+    @property
+    def temporary_bytes(self) -> int:
+        """The most that a device holds at once beside parameters, batches and directions."""
+        shared, along = (program.memory_analysis() for program in self)
+        temporaries = max(shared.temp_size_in_bytes, along.temp_size_in_bytes)
+        return shared.output_size_in_bytes + temporaries
+
+    def total(self, of: Callable[[jax.stages.Compiled], float], groups: int) -> float:
+        """A quantity of the programs, summed over a micro-batch with `groups` chunks."""
+        return of(self.shared) + groups * of(self.along)
+
+
+def compile_directions(
+    loss_fn: LossFn,
+    params: Params,
+    batches: Any,
+    *,
+    args: tuple = (),
+    has_aux: bool = False,
+    method: str = "auto",
+    chunk: int | None = None,
+) -> Compiled:
+    """Compiles what `measure_directions` runs outside of `jit`, and runs nothing.
+
+    Says beforehand what a measurement takes: memory, arithmetic (`cost_analysis`), traffic. All
+    arrays may be `jax.ShapeDtypeStruct`, with the shardings of a mesh that is not there.
+
+    Args:
+        loss_fn: As in `measure_directions`, like all arguments.
+        params: Pytree of real floating-point arrays.
+        batches: As in `measure_directions`.
+        args: As in `measure_directions`.
+        has_aux: As in `measure_directions`.
+        method: As in `measure_directions`.
+        chunk: As in `measure_directions`.
+
+    Returns:
+        `Compiled`.
+
+    Raises:
+        ValueError: as `measure_directions`.
+        TypeError: as `measure_directions`.
+
+    Cost: the compilation of `measure_directions`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, sharpjax
+        >>> loss = lambda x, batch: jnp.mean(batch) * jnp.sum(x**3)
+        >>> x, batches = (jax.ShapeDtypeStruct(n, jnp.float32) for n in ((1_000,), (1, 1)))
+        >>> sharpjax.directions.compile_directions(loss, x, batches).temporary_bytes < 16_000
+        True
+    """
+    _check_options(method, chunk)
+    measured = objective(loss_fn, params, batches, args=args, has_aux=has_aux)
+    return Compiled(*compiled(measured, method, chunk or 1))
 
 
 def _measure(objective: Objective, updates: list, method: str, chunk: int) -> Expansion:

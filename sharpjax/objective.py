@@ -141,15 +141,21 @@ class Objective:
         that are kept, the one that was unused for longest goes first, so that losses that are made
         anew for each call do not fill the memory.
         """
-        call = _compiled(
-            implementation,
-            Static(self.loss_fn),
-            self.has_aux,
-            self.rest,
-            tuple(sorted(static.items())),
-        )
         with jax.default_matmul_precision("highest"):
-            return call(self.params, self.batches, self.traced, *operands)
+            return self._call(implementation, static)(
+                self.params, self.batches, self.traced, *operands
+            )
+
+    def lower(self, implementation: Callable, *operands: Any, **static: Any) -> jax.stages.Lowered:
+        """What `run` would compile; all arrays may be abstract."""
+        with jax.default_matmul_precision("highest"):
+            return self._call(implementation, static).lower(
+                self.params, self.batches, self.traced, *operands
+            )
+
+    def _call(self, implementation, static):
+        rest = tuple(sorted(static.items()))
+        return _compiled(implementation, Static(self.loss_fn), self.has_aux, self.rest, rest)
 
     def at(self, batch: Any = None) -> Callable[[Params], jax.Array]:
         """The loss of one micro-batch as a function of the parameters, in float32 or wider."""

@@ -4,10 +4,12 @@ import json
 import os
 
 import pytest
+import torch
 
-from benchmarks import _harness, report, scaling
+from benchmarks import _harness, directions, report, scaling
 from benchmarks.__main__ import main
 from experiments.report import blocks
+from sharpjax.models import make_loss
 
 
 @pytest.mark.slow
@@ -33,6 +35,15 @@ def test_quick_versions_write_their_rows(name, columns, tmp_path, capsys):
     for row in record["rows"]:
         assert columns <= set(row) and (row.get("seconds") or row["here"]) > 0
         assert (row.get("name") or row["part"]) in printed
+
+
+@pytest.mark.filterwarnings("ignore")  # What the peers warn about is not ours.
+@pytest.mark.parametrize("name", ["tiny-t5", "tiny-roberta"])
+def test_a_peer_has_the_same_model(name):
+    model, batch = directions.torch_model(name), directions.batch_of(name, 2, 8)
+    loss = make_loss(directions.MODELS[name])(directions.same_params(model), batch)
+    theirs = model(**{k: torch.from_numpy(x).long() for k, x in batch.items()}).loss
+    assert float(loss) == pytest.approx(theirs.item(), rel=1e-5)
 
 
 @pytest.mark.slow

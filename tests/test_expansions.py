@@ -1,5 +1,7 @@
 """Many directions: in one program inside `jit`, by the same few programs for all outside."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 
 import sharpjax
+from tests.devices import on_eight_devices
 
 X, U = jnp.array([0.3, -0.5, 0.2]), jnp.array([1.0, 2.0, -0.5])
 BATCHES = jax.random.normal(jax.random.key(0), (2, 4, 3))
@@ -57,3 +60,57 @@ def test_a_loss_in_float16_sees_unit_directions(method):
     updates = {"one": U, "long": 1e5 * U}
     stats = sharpjax.measure_directions(narrow, X, updates, BATCHES, method=method)
     np.testing.assert_allclose(stats["long"].sharpness, stats["one"].sharpness, rtol=1e-2)
+
+
+def matrix_loss(params, batch):
+    return jnp.mean(jnp.tanh(batch @ params["w"]) ** 2 @ params["v"])
+
+
+def test_programs_are_compiled_for_arrays_that_are_not_there():
+    n, examples = 64, 512
+    params = {"w": jax.ShapeDtypeStruct((n, n), jnp.float32), "v": jnp.ones(n)}
+    batches = jax.ShapeDtypeStruct((3, examples, n), jnp.float32)
+    compile_directions = functools.partial(
+        sharpjax.directions.compile_directions, matrix_loss, params, batches
+    )
+    flops = lambda program: program.cost_analysis()["flops"]  # noqa: E731
+    product = 2 * n * n * examples
+    # Of a layer whose input is data: forward one product, and one along a direction, twice by
+    # "reverse", which has a backward pass along it too; shared by all is the pass of the loss, and
+    # by "reverse" its gradient.
+    for method, shared, each in (("adjoint", 1, 1), ("reverse", 2, 2)):
+        programs = compile_directions(method=method)
+        assert flops(programs.shared) == pytest.approx(shared * product, rel=0.3)
+        assert flops(programs.along) == pytest.approx(each * product, rel=0.3)
+        assert programs.total(flops, 7) == flops(programs.shared) + 7 * flops(programs.along)
+        # The hidden layer at least is kept, and hardly more than twenty of its size are ever held.
+        hidden = 4 * examples * n
+        assert hidden < programs.temporary_bytes < 20 * hidden
+    two = compile_directions(method=method, chunk=2)
+    assert flops(two.along) == pytest.approx(2 * flops(programs.along), rel=0.1)
+    assert two.temporary_bytes > programs.temporary_bytes
+
+
+COMPILED_AHEAD = """
+import functools, jax, jax.numpy as jnp, numpy as np, sharpjax
+from tests.test_expansions import matrix_loss
+from jax.sharding import NamedSharding, PartitionSpec as P
+mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+split, whole = NamedSharding(mesh, P(None, "data")), NamedSharding(mesh, P())
+abstract = lambda *shape, where: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=where)
+params = {"w": abstract(64, 64, where=whole), "v": abstract(64, where=whole)}
+batches = abstract(1, 512, 64, where=split)
+many = sharpjax.directions.compile_directions(matrix_loss, params, batches, method="adjoint")
+one = sharpjax.directions.compile_directions(matrix_loss, *jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (params, batches)), method="adjoint")
+flops = lambda program: program.cost_analysis()["flops"]
+for i in (0, 1):
+    assert flops(many[i]) < flops(one[i]) / 6
+assert many.temporary_bytes < one.temporary_bytes / 3
+assert "all-reduce" in many.along.as_text() and "all-reduce" not in one.along.as_text()
+print("agree")
+"""
+
+
+def test_programs_are_compiled_for_a_mesh_that_is_not_there():
+    assert on_eight_devices(COMPILED_AHEAD) == "agree"

@@ -40,8 +40,6 @@ _BLOCKS = {
 }
 COMPILED_BLOCKS = (2, 3)
 
-# Matrix products of a pass, in forward passes: shared by all directions, and of each direction.
-PRODUCTS = {"adjoint": (2, 3), "reverse": (3, 5), "forward": (3, 5)}
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _BYTES = {
     "f64": 8,
@@ -240,7 +238,7 @@ def plan(config: Config, name: str, module: Any, layout: Layout) -> Plan:
         micro_batch_size=size,
         parameter_bytes=_held(params),
         state_bytes=_held(state),
-        update_bytes=_held(params) * (len(pseudo.names) if held else 1),
+        update_bytes=_held(params) * (len(pseudo.names) if held else config.chunk or 1),
         host_bytes=before + programs,
         needs=needs,
     )
@@ -266,56 +264,31 @@ def _needs(module: Any, config: Config, name: str, layout: Layout) -> tuple[Need
     step = programs.update if held else programs.advance
     update = step.lower(state, params, params, about, *select).compile()
 
-    def measure(params, grads, context, batches):
-        if held:
-            updates = dict.fromkeys(names, grads)
-            return sharpjax.measure_directions(
-                loss, params, updates, batches, method=config.method, chunk=config.chunk
-            )
-        return sharpjax.measure_updates(
-            loss,
-            params,
-            programs.bound,
-            grads,
-            context,
-            batches,
-            method=config.method,
-            chunk=config.chunk,
-        )
-
-    context = about | {"state": state}
-    measurement = jax.jit(measure).lower(params, params, context, batch(1)).compile()
+    compile_directions = functools.partial(
+        sharpjax.directions.compile_directions, loss, method=config.method
+    )
+    measurement = compile_directions(params, batch(1), chunk=config.chunk)
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float64), params)
         some = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch(1))
         some = jax.eval_shape(sharpness.precision_batches, some)
-
-        def check(params, update, batches):
-            return sharpjax.measure_directions(
-                loss, params, {"one": update}, batches, method=config.method
-            )
-
-        checking = jax.jit(check).lower(wide, wide, some).compile()
+        exact = compile_directions(wide, some)
     give_back()  # What is left is held by the programs.
     grown = max(0, resident_memory() - before)
-    exact = checking.memory_analysis()
-    # Beside it, float32 copies of the parameters and the update on the host.
-    narrow = 2 * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params))
-
-    # XLA counts a loop's insides once: one micro-batch, and one group of directions.
-    shared, each = PRODUCTS[config.method]
-    group = config.chunk or 1
-    groups = (shared + each * len(names)) / (shared + each * group)
-    times = config.test_examples // size * groups
+    # Beside it, the parameters and the update twice on the host: as they are, and in float64.
+    copies = 2 * sum(x.size * (x.dtype.itemsize + 8) for x in jax.tree.leaves(params))
+    # XLA counts a loop's insides once: one micro-batch.
+    groups = -(-len(names) // (config.chunk or 1))
+    measured = config.test_examples // size
     needs = Needs(
         gradient_temporaries=gradient.memory_analysis().temp_size_in_bytes,
         update_temporaries=update.memory_analysis().temp_size_in_bytes,
-        measurement_temporaries=measurement.memory_analysis().temp_size_in_bytes,
-        precision_bytes=narrow + exact.argument_size_in_bytes + exact.temp_size_in_bytes,
+        measurement_temporaries=measurement.temporary_bytes,
+        precision_bytes=copies + exact.temporary_bytes,
         step_flops=micro_batches * _flops(gradient) * layout.mesh.size,
-        measurement_flops=times * _flops(measurement) * layout.mesh.size,
+        measurement_flops=measured * measurement.total(_flops, groups) * layout.mesh.size,
         step_traffic=micro_batches * traffic(gradient.as_text()),
-        measurement_traffic=times * traffic(measurement.as_text()),
+        measurement_traffic=measured * measurement.total(lambda p: traffic(p.as_text()), groups),
     )
     return needs, grown
 

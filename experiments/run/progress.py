@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -114,8 +114,7 @@ class Watch:
         shown = self._stage is not None and self._stage.progress is not None
         if shown or not activities or now - self._spoke < QUIET_SECONDS:
             return
-        names = ", ".join(activity.name for activity in activities)
-        self.say(f"{names}, {duration(now - activities[-1].started)} so far")
+        self.say(f"{_names(activities)}, {duration(now - activities[-1].started)} so far")
 
     @contextlib.contextmanager
     def _active(self, name: str) -> Iterator[_Activity]:
@@ -153,7 +152,11 @@ class Watch:
 
     def _show(self) -> None:
         if self._stage is not None:
-            self._stage.show(", ".join(activity.name for activity in self._activities[1:]))
+            self._stage.show(_names(self._activities[1:]))
+
+
+def _names(activities: Sequence[_Activity]) -> str:
+    return ", ".join(filter(None, (activity.name for activity in activities)))
 
 
 class Stage:

@@ -91,7 +91,7 @@ def test_a_log_has_a_line_every_half_minute_that_names_what_goes_on(watch, clock
 
 def test_what_stands_alone_is_said_when_it_takes_long(watch, clock, capsys):
     pass_time(clock, watch, 60)
-    with watch.doing("mlm: text and model"):
+    with watch.doing("mlm: text and model"), watch.doing(""):  # A part without a name.
         pass_time(clock, watch, 30)
     assert capsys.readouterr().err == "mlm: text and model, 27 s so far\n"
     pass_time(clock, watch, 60)  # Nothing goes on.
