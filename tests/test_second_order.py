@@ -1,5 +1,6 @@
 """Oracles: the dense Hessian in float64, of named losses and of random programs."""
 
+import os
 import warnings
 
 import chex
@@ -140,7 +141,13 @@ def test_directions_are_mapped_and_of_any_scale(x64):
     chex.assert_trees_all_close(scaled, (3 * slope, 9 * sharpness), rtol=1e-12)
 
 
-@hypothesis.settings(max_examples=12, deadline=None, derandomize=True, database=None)
+# The same few in each run; more, and other ones, where the environment asks for a number of them.
+ASKED = os.environ.get("SHARPJAX_PROGRAMS")
+
+
+@hypothesis.settings(
+    max_examples=int(ASKED or 12), deadline=None, derandomize=ASKED is None, database=None
+)
 @hypothesis.given(case=programs())
 def test_random_programs_agree_with_the_dense_hessian(case):
     with jax.enable_x64(True):
