@@ -209,8 +209,21 @@ def curvlinops_hessian(model: Any, inputs: dict[str, Any]) -> Any:
     )
 
 
+def in_one_program(measurement: functools.partial) -> tuple[jax.stages.Compiled, tuple]:
+    """The same compiled inside of `jit`, and its arguments."""
+    loss, *arguments = measurement.args
+    measure = functools.partial(measurement.func, loss, **measurement.keywords)
+    return jax.jit(measure).lower(*arguments).compile(), tuple(arguments)
+
+
 def compare_methods(
-    name: str, examples: int, length: int, count: int, repeats: int, peers: tuple[str, ...] = PEERS
+    name: str,
+    examples: int,
+    length: int,
+    count: int,
+    repeats: int,
+    peers: tuple[str, ...] = PEERS,
+    jitted: bool = False,
 ) -> list[dict[str, Any]]:
     model, batch = torch_model(name), batch_of(name, examples, length)
     params = same_params(model)
@@ -221,10 +234,15 @@ def compare_methods(
     for method in METHODS:
         runs[method] = measurement(name, params, updates, batch, method)
         temporary[method] = temporary_bytes(runs[method])
+        if jitted:
+            inside, arguments = in_one_program(runs[method])
+            runs[f"{method}, in jit"] = functools.partial(inside, *arguments)
+            temporary[f"{method}, in jit"] = inside.memory_analysis().temp_size_in_bytes
     for kind in ("gradient (torch)", *peers):
         runs[kind] = peer(kind, model, batch)
 
-    answers = {m: float(runs[m]()["direction 0"].sharpness) for m in METHODS}
+    ours = {kind for kind in runs if kind.partition(",")[0] in METHODS}
+    answers = {kind: float(runs[kind]()["direction 0"].sharpness) for kind in ours}
     answers |= {kind: runs[kind]() for kind in peers}
     if isinstance(MODELS[name], RobertaForMaskedLM):
         # curvlinops 3.0.1 differs from all others, PyTorch's included, in the rows of LayerNorm's
@@ -240,7 +258,7 @@ def compare_methods(
     rows = []
     for row in _harness.compare(seconds, "gradient"):
         kind = row["name"]
-        measured = count if kind in METHODS else 1
+        measured = count if kind in ours else 1
         loop = zip(seconds["vhp"], seconds[kind], strict=True)
         rows.append(
             {
@@ -331,6 +349,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--repeats", type=int, default=2)
     # The loop is what all is compared with; the others take 7 GB and more.
     parser.add_argument("--peers", nargs="*", choices=PEERS[1:], default=PEERS[1:], help="with vhp")
+    parser.add_argument("--jitted", action="store_true", help="also as one program inside of jit")
     parser.add_argument("--quick", action="store_true", help="tiny models: a smoke test")
     parser.add_argument("--out", help="write the rows to this JSON file")
     options = parser.parse_args(arguments)
@@ -347,7 +366,9 @@ def main(arguments: list[str]) -> None:
     _harness.print_table(memory, "Peak memory of a process each")
     for name in models:
         for examples, length in sizes:
-            found = compare_methods(name, examples, length, options.count, options.repeats, peers)
+            found = compare_methods(
+                name, examples, length, options.count, options.repeats, peers, options.jitted
+            )
             _harness.print_table(found, f"{options.count} directions, {name}")
             rows += found
         rates += arithmetic(name, *sizes[0], options.repeats)
