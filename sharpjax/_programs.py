@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import core
 
 # Calls whose equations stand for themselves.
@@ -40,8 +41,10 @@ def _run_open(closed, *args) -> list:
     return [read(values, y) for y in jaxpr.outvars]
 
 
-def trimmed(jaxpr, outputs) -> tuple[list, list]:
+def trimmed(jaxpr, outputs, *, effects: bool = False) -> tuple[list, list]:
     """The equations that some atoms need, each once, and these atoms in terms of them.
+
+    With `effects`, also those that do something, such as printing.
 
     XLA would find both, later: after the equations were lowered, and more slowly.
     """
@@ -49,7 +52,7 @@ def trimmed(jaxpr, outputs) -> tuple[list, list]:
     for eqn in jaxpr.eqns:
         eqn = eqn.replace(invars=[_replaced(same, x) for x in eqn.invars])
         try:
-            key = eqn.primitive, *map(_identity, eqn.invars), *sorted(eqn.params.items())
+            key = eqn.primitive, *map(identity, eqn.invars), *sorted(eqn.params.items())
             earlier = first.setdefault(key, eqn.outvars)
         except TypeError:  # Parameters that are not hashable, or not comparable.
             earlier = eqn.outvars
@@ -60,7 +63,7 @@ def trimmed(jaxpr, outputs) -> tuple[list, list]:
     outputs = [_replaced(same, y) for y in outputs]
     needed, kept = set(variables(outputs)), []
     for eqn in reversed(equations):
-        if not needed.isdisjoint(eqn.outvars):
+        if not needed.isdisjoint(eqn.outvars) or (effects and eqn.effects):
             needed.update(variables(eqn.invars))
             kept.append(eqn)
     return kept[::-1], outputs
@@ -70,14 +73,11 @@ def _replaced(same, atom):
     return atom if isinstance(atom, core.Literal) else same.get(atom, atom)
 
 
-def _identity(atom):
+def identity(atom):
+    """What is equal for atoms of equal value: a variable, or a literal's bits (0 is not −0)."""
     if not isinstance(atom, core.Literal):
         return atom
-    return (
-        (atom.aval, atom.val.item())
-        if jnp.ndim(atom.val) == 0 and hasattr(atom.val, "item")
-        else (atom.aval, atom.val)
-    )
+    return atom.aval, np.asarray(atom.val).tobytes()
 
 
 def contains(eqn, names: tuple[str, ...]) -> bool:

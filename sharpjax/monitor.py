@@ -11,6 +11,7 @@ import optax
 
 from sharpjax._arguments import as_batches, join, split
 from sharpjax._checks import check_choice
+from sharpjax._sharing import compiled_once, init_once
 from sharpjax.directions import DirectionStats, measure_directions
 from sharpjax.objective import LossFn
 from sharpjax.pseudo import pseudo_updates
@@ -164,25 +165,25 @@ def compiled_updates(
 
     @functools.lru_cache(maxsize=8)
     def compiled(rest):
-        def propose(grads, state, params, traced):
+        def propose(state, grads, params, traced):
             return pseudo.update(grads, state, params, **tolerant(join(traced, rest)))
 
         # The updates are not returned, so that what only they need is not computed.
-        advance = lambda *operands: propose(*operands)[1]  # noqa: E731
-        return jax.jit(propose), jax.jit(advance)
+        advance = lambda *operands: (None, propose(*operands)[1])  # noqa: E731
+        return compiled_once(propose), compiled_once(advance)
 
     def call(which, grads, state, params, extra_args):
         traced, rest = split(jax.tree.map(_opened, extra_args), numbers_static=False)
-        return compiled(rest)[which](grads, state, params, traced)
+        return compiled(rest)[which](state, grads, params, traced)
 
     def propose(grads, state, params, **extra_args):
         updates, state = call(0, grads, state, params, extra_args)
         return {name: updates[name] for name in names}, state  # Compiled calls sort them.
 
     def advance(grads, state, params, **extra_args):
-        return call(1, grads, state, params, extra_args)
+        return call(1, grads, state, params, extra_args)[1]
 
-    return CompiledUpdates(pseudo.init, advance, propose)
+    return CompiledUpdates(functools.partial(init_once, pseudo.init), advance, propose)
 
 
 def tolerant(extra_args: dict[str, Any]) -> dict[str, Any]:
