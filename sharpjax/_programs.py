@@ -41,18 +41,18 @@ def _run_open(closed, *args) -> list:
     return [read(values, y) for y in jaxpr.outvars]
 
 
-def trimmed(jaxpr, outputs, *, effects: bool = False) -> tuple[list, list]:
+def trimmed(closed, outputs) -> tuple[list, list]:
     """The equations that some atoms need, each once, and these atoms in terms of them.
-
-    With `effects`, also those that do something, such as printing.
 
     XLA would find both, later: after the equations were lowered, and more slowly.
     """
-    same, first, equations = {}, {}, []
-    for eqn in jaxpr.eqns:
+    first, equations = {}, []
+    constants = zip(closed.jaxpr.constvars, closed.consts, strict=True)
+    same = {x: first.setdefault(_constant(x, value), x) for x, value in constants}
+    for eqn in closed.jaxpr.eqns:
         eqn = eqn.replace(invars=[_replaced(same, x) for x in eqn.invars])
         try:
-            key = eqn.primitive, *map(identity, eqn.invars), *sorted(eqn.params.items())
+            key = eqn.primitive, *map(identity, eqn.invars), _form(sorted(eqn.params.items()))
             earlier = first.setdefault(key, eqn.outvars)
         except TypeError:  # Parameters that are not hashable, or not comparable.
             earlier = eqn.outvars
@@ -63,7 +63,7 @@ def trimmed(jaxpr, outputs, *, effects: bool = False) -> tuple[list, list]:
     outputs = [_replaced(same, y) for y in outputs]
     needed, kept = set(variables(outputs)), []
     for eqn in reversed(equations):
-        if not needed.isdisjoint(eqn.outvars) or (effects and eqn.effects):
+        if not needed.isdisjoint(eqn.outvars):
             needed.update(variables(eqn.invars))
             kept.append(eqn)
     return kept[::-1], outputs
@@ -78,6 +78,33 @@ def identity(atom):
     if not isinstance(atom, core.Literal):
         return atom
     return atom.aval, np.asarray(atom.val).tobytes()
+
+
+def _constant(variable, value):
+    """The same of a constant: the bytes of a small one that the host has."""
+    if isinstance(value, jax.Array) or variable.aval.size > 2**12:
+        return variable.aval, id(value)
+    return variable.aval, np.asarray(value).tobytes()
+
+
+def _form(parameter):
+    """A parameter, with numbers for the variables of the programs in it, which make none equal."""
+    if isinstance(parameter, tuple | list):
+        return tuple(map(_form, parameter))
+    if isinstance(parameter, core.ClosedJaxpr):
+        constants = zip(parameter.jaxpr.constvars, parameter.consts, strict=True)
+        return _form(parameter.jaxpr), *(_constant(x, value) for x, value in constants)
+    if not isinstance(parameter, core.Jaxpr):
+        return parameter
+    inputs = [*parameter.constvars, *parameter.invars]
+    numbers: dict = {x: i for i, x in enumerate(inputs)}
+    number = lambda x: numbers[x] if not isinstance(x, core.Literal) else identity(x)  # noqa: E731
+    lines = []
+    for eqn in parameter.eqns:
+        operands = *map(number, eqn.invars), *(y.aval for y in eqn.outvars)
+        lines.append((eqn.primitive, operands, _form(sorted(eqn.params.items()))))
+        numbers.update((y, len(numbers) + i) for i, y in enumerate(eqn.outvars))
+    return (*(x.aval for x in inputs), *lines, *map(number, parameter.outvars))
 
 
 def contains(eqn, names: tuple[str, ...]) -> bool:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+from jax.extend import core
 
 from sharpjax import _programs as programs
 
@@ -59,28 +60,36 @@ def init_once(init: Callable[[Any], Any], params: Any) -> Any:
         closed = programs.open_calls(jax.make_jaxpr(init)(params))
     except Exception:  # What cannot be traced shares nothing.
         return state
-    _, outputs = programs.trimmed(closed.jaxpr, closed.jaxpr.outvars)
+    _, outputs = programs.trimmed(closed, closed.jaxpr.outvars)
     # Where an array lies is not part of a program.
     places = [getattr(leaf, "sharding", None) for leaf in leaves]
     keys = zip(map(programs.identity, outputs), places, strict=True)
     return _Held.by(keys, leaves, structure).tree
 
 
-def compiled_once(step: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
-    """`step(state, *operands)` -> (results, state), compiled; what is equal is computed once."""
-    run = jax.jit(functools.partial(_run, step))
+def compiled_once(*steps: Callable[..., tuple[Any, Any]]) -> list[Callable]:
+    """Each `step(state, *operands)` -> (results, state), compiled; equal leaves are held once.
+
+    The steps make the same of the state, and differ in their results.
+    """
     settled: dict[tuple, tuple] = {}
 
-    def call(state, *operands):
-        leaves, structure = jax.tree.flatten(state)
-        held = _Held.by(map(id, leaves), leaves, structure)
-        if held.which not in settled:
-            settled[held.which] = _settled(run, held, operands)
-        held = _Held.by(settled[held.which], leaves, structure)
-        results, held = run(held, *operands)
-        return results.tree, held.tree
+    def compiled(step):
+        run = jax.jit(functools.partial(_run, step))
 
-    return call
+        def call(state, *operands):
+            leaves, structure = jax.tree.flatten(state)
+            held = _Held.by(map(id, leaves), leaves, structure)
+            if held.which not in settled:
+                which = settled[held.which] = _settled(run, held, operands)
+                settled[which] = which
+            held = _Held.by(settled[held.which], leaves, structure)
+            results, held = run(held, *operands)
+            return results.tree, held.tree
+
+        return call
+
+    return [compiled(step) for step in steps]
 
 
 def _settled(run, held: _Held, operands) -> tuple[int, ...]:
@@ -102,16 +111,13 @@ def _run(step, held: _Held, *operands) -> tuple[_Held, _Held]:
         return step(dataclasses.replace(held, values=values).tree, *operands)
 
     closed, shapes = jax.make_jaxpr(of_values, return_shape=True)(held.values, *operands)
-    closed = programs.open_calls(closed)
-    equations, outputs = programs.trimmed(closed.jaxpr, closed.jaxpr.outvars, effects=True)
-    values = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
-    inputs = jax.tree.leaves((held.values, operands))
-    values.update(zip(closed.jaxpr.invars, inputs, strict=True))
-    programs.run(equations, values)
+    opened = programs.open_calls(closed)
+    _, outputs = programs.trimmed(opened, opened.jaxpr.outvars)
+    keys = [programs.identity(y) for y in outputs]
+    # XLA, too, computes equal expressions once, and leaves out what nobody asks for.
+    leaves = core.jaxpr_as_fun(closed)(*jax.tree.leaves((held.values, operands)))
 
     results, structure = map(jax.tree.structure, shapes)
-    keys = [programs.identity(y) for y in outputs]
-    leaves = [programs.read(values, y) for y in outputs]
     n = results.num_leaves
     before = held.which if structure == held.structure else [None] * structure.num_leaves
     return (

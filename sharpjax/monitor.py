@@ -170,7 +170,7 @@ def compiled_updates(
 
         # The updates are not returned, so that what only they need is not computed.
         advance = lambda *operands: (None, propose(*operands)[1])  # noqa: E731
-        return compiled_once(propose), compiled_once(advance)
+        return compiled_once(propose, advance)
 
     def call(which, grads, state, params, extra_args):
         traced, rest = split(jax.tree.map(_opened, extra_args), numbers_static=False)
