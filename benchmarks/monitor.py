@@ -2,11 +2,13 @@
 
 A training step (gradient and plain SGD), a step that the monitor follows without measuring, and one
 at which it measures all seven directions on the training batch. `steps` is that in training steps,
-round by round, and `share` what the monitor takes on average: (99·following + measuring)/100. The
-same without sharing follows `pseudo_updates`, whose optimizers each hold a state of their own.
+round by round, and `share` what the monitor takes on average: (99·following + measuring)/100. It
+holds equal states once, and with `donate` overwrites them; without either, `pseudo_updates` is
+followed, whose optimizers each hold a state of their own.
 """
 
 import argparse
+import functools
 from collections.abc import Callable
 from statistics import median
 from typing import Any
@@ -49,17 +51,22 @@ def contenders(name: str, examples: int, length: int) -> tuple[dict[Any, Callabl
     loss_fn, algorithms = make_loss(MODELS[name]), sharpjax.paper_algorithms()
     batches = jax.tree.map(lambda x: x[None], batch)
     grads = jax.jit(jax.grad(loss_fn))(params, batch)
-    monitor = sharpjax.sharpness_monitor(
-        loss_fn, algorithms, batches, every=EVERY, method="adjoint"
-    )
+    options = {"every": EVERY, "method": "adjoint"}
+    monitors = {
+        "shared": sharpjax.sharpness_monitor(loss_fn, algorithms, batches, **options),
+        "shared, donated": sharpjax.sharpness_monitor(
+            loss_fn, algorithms, batches, donate=True, **options
+        ),
+    }
     pseudo = sharpjax.pseudo_updates(algorithms)
     propose = jax.jit(pseudo.update)
     advance = jax.jit(lambda *operands: pseudo.update(*operands)[1])
-    held = {"shared": monitor.init(params), "each its own": pseudo.init(params)}
+    held = {kind: monitor.init(params) for kind, monitor in monitors.items()}
+    held["each its own"] = pseudo.init(params)
 
-    def shared(step):
-        held["shared"], stats = monitor.update(step, grads, held["shared"], params)
-        return held["shared"], stats
+    def monitored(kind, step):
+        held[kind], stats = monitors[kind].update(step, grads, held[kind], params)
+        return held[kind], stats
 
     def follow():
         held["each its own"] = advance(grads, held["each its own"], params)
@@ -72,13 +79,14 @@ def contenders(name: str, examples: int, length: int) -> tuple[dict[Any, Callabl
 
     runs = {
         (STEP, STEP): training_step(name, batch, params),
-        ("shared", "follow"): lambda: shared(1),
         ("each its own", "follow"): follow,
-        ("shared", "measure"): lambda: shared(EVERY),
         ("each its own", "measure"): measure,
     }
-    # A first round compiles; what states hold is seen after it.
-    jax.block_until_ready([run() and None for run in runs.values()])
+    for kind in monitors:
+        runs[kind, "follow"] = functools.partial(monitored, kind, 1)
+        runs[kind, "measure"] = functools.partial(monitored, kind, EVERY)
+    for run in runs.values():  # A first round compiles; what states hold is seen after it.
+        jax.block_until_ready(run())
     return runs, {kind: held_bytes(state) for kind, state in held.items()}
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core
 
 from sharpjax import _programs as programs
@@ -53,13 +54,14 @@ class _Held:
 
 
 def init_once(init: Callable[[Any], Any], params: Any) -> Any:
-    """`init(params)`, where leaves that one expression computes are one array."""
-    state = init(params)
-    leaves, structure = jax.tree.flatten(state)
+    """`init(params)`, where leaves that one expression computes are one array, none of params'."""
+    leaves, structure = jax.tree.flatten(init(params))
+    of_params = set(map(id, jax.tree.leaves(params)))
+    leaves = [jnp.copy(x) if id(x) in of_params else x for x in leaves]
     try:
         closed = programs.open_calls(jax.make_jaxpr(init)(params))
     except Exception:  # What cannot be traced shares nothing.
-        return state
+        return structure.unflatten(leaves)
     _, outputs = programs.trimmed(closed, closed.jaxpr.outvars)
     # Where an array lies is not part of a program.
     places = [getattr(leaf, "sharding", None) for leaf in leaves]
@@ -67,15 +69,16 @@ def init_once(init: Callable[[Any], Any], params: Any) -> Any:
     return _Held.by(keys, leaves, structure).tree
 
 
-def compiled_once(*steps: Callable[..., tuple[Any, Any]]) -> list[Callable]:
+def compiled_once(*steps: Callable[..., tuple[Any, Any]], donate: bool = False) -> list[Callable]:
     """Each `step(state, *operands)` -> (results, state), compiled; equal leaves are held once.
 
-    The steps make the same of the state, and differ in their results.
+    The steps make the same of the state, and differ in their results. With `donate` they take over
+    its arrays.
     """
     settled: dict[tuple, tuple] = {}
 
     def compiled(step):
-        run = jax.jit(functools.partial(_run, step))
+        run = jax.jit(functools.partial(_run, step), donate_argnums=(0,) if donate else ())
 
         def call(state, *operands):
             leaves, structure = jax.tree.flatten(state)
@@ -84,6 +87,12 @@ def compiled_once(*steps: Callable[..., tuple[Any, Any]]) -> list[Callable]:
                 which = settled[held.which] = _settled(run, held, operands)
                 settled[which] = which
             held = _Held.by(settled[held.which], leaves, structure)
+            if donate:  # What is equal now and not afterwards is one array still.
+                first = {id(x): i for i, x in reversed(list(enumerate(held.values)))}
+                values = [
+                    x if first[id(x)] == i else jnp.copy(x) for i, x in enumerate(held.values)
+                ]
+                held = dataclasses.replace(held, values=values)
             results, held = run(held, *operands)
             return results.tree, held.tree
 

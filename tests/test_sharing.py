@@ -155,6 +155,22 @@ def test_a_state_may_be_kept_changed_and_loaded():
     assert (updates["a"][0], updates["b"][0]) == (1.0, 1.75)
 
 
+def test_a_donated_state_takes_no_array_of_the_callers():
+    """The states are those of one that is kept; parameters that a state begins with stay."""
+    algorithms = {"a": optax.trace(0.5), "b": optax.trace(0.5), "c": optax.trace(0.9)}
+    algorithms["d"] = optax.GradientTransformation(lambda p: p, lambda g, s, params: (g, params))
+    kept, donated = compiled_updates(algorithms), compiled_updates(algorithms, donate=True)
+    params = jnp.ones(3)
+    expected, state = kept.init(params), donated.init(params)
+    for _ in range(3):
+        expected, before = kept.advance(params, expected, params), state
+        state = donated.advance(params, state, params)
+        assert all(x.is_deleted() for x in jax.tree.leaves(before) if x is not before["d"])
+        chex.assert_trees_all_equal(state, expected)
+    updates, _ = donated.propose(params, state, params)
+    chex.assert_trees_all_equal(updates, kept.propose(params, expected, params)[0])
+
+
 def test_what_an_update_does_besides_is_done():
     calls = []
 
