@@ -103,7 +103,8 @@ def _form(parameter):
     for eqn in parameter.eqns:
         operands = *map(number, eqn.invars), *(y.aval for y in eqn.outvars)
         lines.append((eqn.primitive, operands, _form(sorted(eqn.params.items()))))
-        numbers.update((y, len(numbers) + i) for i, y in enumerate(eqn.outvars))
+        for y in eqn.outvars:
+            numbers[y] = len(numbers)
     return (*(x.aval for x in inputs), *lines, *map(number, parameter.outvars))
 
 

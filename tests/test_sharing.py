@@ -118,6 +118,30 @@ def test_equal_loops_and_branches_are_equal():
     assert groups(state) == [0, 0, 2]
 
 
+def splitting(choose):
+    """A moment made in a loop of whose values many have one shape."""
+
+    def body(i, m):
+        first, second, third = jnp.split(m, 3)
+        made = jnp.sin(first)
+        other = jnp.cos(made)
+        return jnp.concatenate([second, choose(third, other) + other, made])
+
+    def update(grads, m, params=None):
+        m = jax.lax.fori_loop(0, 2, body, m) + grads
+        return m, m
+
+    return optax.GradientTransformation(jnp.zeros_like, update)
+
+
+def test_loops_that_differ_in_one_operand_differ():
+    algorithms = {"a": splitting(lambda x, y: x), "b": splitting(lambda x, y: y)}
+    followed, params = compiled_updates(algorithms), jnp.arange(3.0)
+    state = followed.advance(params, followed.init(params), params)
+    state = followed.advance(params, state, params)
+    assert groups(state) == [0, 1] and not (state["a"] == state["b"]).all()
+
+
 def weighted(takes):
     """A moment whose gradients are weighted, if it is told the weight."""
 
