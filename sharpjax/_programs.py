@@ -41,18 +41,16 @@ def _run_open(closed, *args) -> list:
     return [read(values, y) for y in jaxpr.outvars]
 
 
-def trimmed(closed, outputs) -> tuple[list, list]:
+def trimmed(jaxpr, outputs) -> tuple[list, list]:
     """The equations that some atoms need, each once, and these atoms in terms of them.
 
     XLA would find both, later: after the equations were lowered, and more slowly.
     """
-    first, equations = {}, []
-    constants = zip(closed.jaxpr.constvars, closed.consts, strict=True)
-    same = {x: first.setdefault(_constant(x, value), x) for x, value in constants}
-    for eqn in closed.jaxpr.eqns:
+    same, first, equations = {}, {}, []
+    for eqn in jaxpr.eqns:
         eqn = eqn.replace(invars=[_replaced(same, x) for x in eqn.invars])
         try:
-            key = eqn.primitive, *map(identity, eqn.invars), _form(sorted(eqn.params.items()))
+            key = eqn.primitive, *map(_identity, eqn.invars), *sorted(eqn.params.items())
             earlier = first.setdefault(key, eqn.outvars)
         except TypeError:  # Parameters that are not hashable, or not comparable.
             earlier = eqn.outvars
@@ -73,18 +71,63 @@ def _replaced(same, atom):
     return atom if isinstance(atom, core.Literal) else same.get(atom, atom)
 
 
-def identity(atom):
-    """What is equal for atoms of equal value: a variable, or a literal's bits (0 is not −0)."""
+def _identity(atom):
     if not isinstance(atom, core.Literal):
         return atom
-    return atom.aval, np.asarray(atom.val).tobytes()
+    return (
+        (atom.aval, atom.val.item())
+        if jnp.ndim(atom.val) == 0 and hasattr(atom.val, "item")
+        else (atom.aval, atom.val)
+    )
+
+
+def numbered(closed) -> list[int]:
+    """A number for each output; outputs of equal numbers are equal, whatever the inputs are.
+
+    An expression is a primitive, its parameters, the types of its results, and its operands. One
+    that cannot be compared, or does something besides, has a number of its own.
+    """
+    numbers: dict = {}
+    fresh = lambda: numbers.setdefault(object(), len(numbers))  # noqa: E731
+    of = lambda key: numbers.setdefault(key, len(numbers))  # noqa: E731
+
+    def walk(closed, inputs) -> list[int]:
+        jaxpr = closed.jaxpr
+        known = {
+            x: of(_constant(x, c)) for x, c in zip(jaxpr.constvars, closed.consts, strict=True)
+        }
+        known.update(zip(jaxpr.invars, inputs, strict=True))
+        number = lambda x: of(_literal(x)) if isinstance(x, core.Literal) else known[x]  # noqa: E731
+        for eqn in jaxpr.eqns:
+            operands = tuple(map(number, eqn.invars))
+            if eqn.primitive.name in _CALLS:
+                inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+                results = walk(inner, operands)
+            elif eqn.effects:
+                results = [fresh() for _ in eqn.outvars]
+            else:
+                types = tuple(y.aval for y in eqn.outvars)
+                try:
+                    key = eqn.primitive, operands, types, _form(sorted(eqn.params.items()))
+                    results = [of((*key, i)) for i in range(len(types))]
+                except TypeError:  # Parameters that are not hashable, or not comparable.
+                    results = [fresh() for _ in eqn.outvars]
+            known.update(zip(eqn.outvars, results, strict=True))
+        return [number(y) for y in jaxpr.outvars]
+
+    return walk(closed, [fresh() for _ in closed.jaxpr.invars])
+
+
+def _literal(atom):
+    """A literal's type and bits: 0 is not −0."""
+    return "literal", atom.aval, np.asarray(atom.val).tobytes()
 
 
 def _constant(variable, value):
-    """The same of a constant: the bytes of a small one that the host has."""
+    """The same of a constant, if it is small and the host has it."""
     if isinstance(value, jax.Array) or variable.aval.size > 2**12:
-        return variable.aval, id(value)
-    return variable.aval, np.asarray(value).tobytes()
+        return "constant", variable.aval, id(value)
+    return "constant", variable.aval, np.asarray(value).tobytes()
 
 
 def _form(parameter):
@@ -98,7 +141,7 @@ def _form(parameter):
         return parameter
     inputs = [*parameter.constvars, *parameter.invars]
     numbers: dict = {x: i for i, x in enumerate(inputs)}
-    number = lambda x: numbers[x] if not isinstance(x, core.Literal) else identity(x)  # noqa: E731
+    number = lambda x: _literal(x) if isinstance(x, core.Literal) else numbers[x]  # noqa: E731
     lines = []
     for eqn in parameter.eqns:
         operands = *map(number, eqn.invars), *(y.aval for y in eqn.outvars)

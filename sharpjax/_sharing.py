@@ -59,14 +59,12 @@ def init_once(init: Callable[[Any], Any], params: Any) -> Any:
     of_params = set(map(id, jax.tree.leaves(params)))
     leaves = [jnp.copy(x) if id(x) in of_params else x for x in leaves]
     try:
-        closed = programs.open_calls(jax.make_jaxpr(init)(params))
+        numbers = programs.numbered(jax.make_jaxpr(init)(params))
     except Exception:  # What cannot be traced shares nothing.
         return structure.unflatten(leaves)
-    _, outputs = programs.trimmed(closed, closed.jaxpr.outvars)
     # Where an array lies is not part of a program.
     places = [getattr(leaf, "sharding", None) for leaf in leaves]
-    keys = zip(map(programs.identity, outputs), places, strict=True)
-    return _Held.by(keys, leaves, structure).tree
+    return _Held.by(zip(numbers, places, strict=True), leaves, structure).tree
 
 
 def compiled_once(*steps: Callable[..., tuple[Any, Any]], donate: bool = False) -> list[Callable]:
@@ -120,9 +118,7 @@ def _run(step, held: _Held, *operands) -> tuple[_Held, _Held]:
         return step(dataclasses.replace(held, values=values).tree, *operands)
 
     closed, shapes = jax.make_jaxpr(of_values, return_shape=True)(held.values, *operands)
-    opened = programs.open_calls(closed)
-    _, outputs = programs.trimmed(opened, opened.jaxpr.outvars)
-    keys = [programs.identity(y) for y in outputs]
+    keys = programs.numbered(closed)
     # XLA, too, computes equal expressions once, and leaves out what nobody asks for.
     leaves = core.jaxpr_as_fun(closed)(*jax.tree.leaves((held.values, operands)))
 

@@ -160,7 +160,7 @@ class _Unit:
         self.outputs = [y for y, atom in firsts.items() if programs.is_in(reached, atom)]
         self.curved = [y for y, atom in seconds.items() if programs.is_in(reached, atom)]
         wanted = [*(firsts[y] for y in self.outputs), *(seconds[y] for y in self.curved)]
-        self.expansion, self.wanted = programs.trimmed(closed, wanted)
+        self.expansion, self.wanted = programs.trimmed(jaxpr, wanted)
         self.names = jaxpr.invars
         self.constants = dict(zip(jaxpr.constvars, closed.consts, strict=True))
 

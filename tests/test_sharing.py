@@ -233,9 +233,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 import sharpjax
 from sharpjax.monitor import compiled_updates
 
-algorithms = sharpjax.paper_algorithms()
-del algorithms["normalized_sgd"], algorithms["normalized_sgd_clip"]
-for kind in (AxisType.Auto, AxisType.Explicit):
+names = "sgd", "sgd_clip", "adam", "adafactor"
+algorithms = {name: sharpjax.paper_algorithms()[name] for name in names}
+for kind in (AxisType.Explicit, AxisType.Auto):
     mesh = jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=(kind, kind))
     place = lambda x, *spec: jax.device_put(x, NamedSharding(mesh, P(*spec)))
     # Of one shape, so that only where they lie tells their zeros apart.
