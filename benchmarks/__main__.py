@@ -4,8 +4,8 @@ import importlib
 import sys
 
 NAMES = (
-    *("threshold", "compile", "directions", "scaling", "anatomy", "train", "study", "remat"),
-    *("plan", "paper", "demo", "report"),
+    *("threshold", "compile", "directions", "scaling", "anatomy", "train", "monitor", "study"),
+    *("remat", "plan", "paper", "demo", "report"),
 )
 
 

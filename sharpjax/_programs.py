@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import core
 
 # Calls whose equations stand for themselves.
@@ -78,6 +79,76 @@ def _identity(atom):
         if jnp.ndim(atom.val) == 0 and hasattr(atom.val, "item")
         else (atom.aval, atom.val)
     )
+
+
+def numbered(closed) -> list[int]:
+    """A number for each output; outputs of equal numbers are equal, whatever the inputs are.
+
+    An expression is a primitive, its parameters, the types of its results, and its operands. One
+    that cannot be compared, or does something besides, has a number of its own.
+    """
+    numbers: dict = {}
+    fresh = lambda: numbers.setdefault(object(), len(numbers))  # noqa: E731
+    of = lambda key: numbers.setdefault(key, len(numbers))  # noqa: E731
+
+    def walk(closed, inputs) -> list[int]:
+        jaxpr = closed.jaxpr
+        known = {
+            x: of(_constant(x, c)) for x, c in zip(jaxpr.constvars, closed.consts, strict=True)
+        }
+        known.update(zip(jaxpr.invars, inputs, strict=True))
+        number = lambda x: of(_literal(x)) if isinstance(x, core.Literal) else known[x]  # noqa: E731
+        for eqn in jaxpr.eqns:
+            operands = tuple(map(number, eqn.invars))
+            if eqn.primitive.name in _CALLS:
+                inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+                results = walk(inner, operands)
+            elif eqn.effects:
+                results = [fresh() for _ in eqn.outvars]
+            else:
+                types = tuple(y.aval for y in eqn.outvars)
+                try:
+                    key = eqn.primitive, operands, types, _form(sorted(eqn.params.items()))
+                    results = [of((*key, i)) for i in range(len(types))]
+                except TypeError:  # Parameters that are not hashable, or not comparable.
+                    results = [fresh() for _ in eqn.outvars]
+            known.update(zip(eqn.outvars, results, strict=True))
+        return [number(y) for y in jaxpr.outvars]
+
+    return walk(closed, [fresh() for _ in closed.jaxpr.invars])
+
+
+def _literal(atom):
+    """A literal's type and bits: 0 is not −0."""
+    return "literal", atom.aval, np.asarray(atom.val).tobytes()
+
+
+def _constant(variable, value):
+    """The same of a constant, if it is small and the host has it."""
+    if isinstance(value, jax.Array) or variable.aval.size > 2**12:
+        return "constant", variable.aval, id(value)
+    return "constant", variable.aval, np.asarray(value).tobytes()
+
+
+def _form(parameter):
+    """A parameter, with numbers for the variables of the programs in it, which make none equal."""
+    if isinstance(parameter, tuple | list):
+        return tuple(map(_form, parameter))
+    if isinstance(parameter, core.ClosedJaxpr):
+        constants = zip(parameter.jaxpr.constvars, parameter.consts, strict=True)
+        return _form(parameter.jaxpr), *(_constant(x, value) for x, value in constants)
+    if not isinstance(parameter, core.Jaxpr):
+        return parameter
+    inputs = [*parameter.constvars, *parameter.invars]
+    numbers: dict = {x: i for i, x in enumerate(inputs)}
+    number = lambda x: _literal(x) if isinstance(x, core.Literal) else numbers[x]  # noqa: E731
+    lines = []
+    for eqn in parameter.eqns:
+        operands = *map(number, eqn.invars), *(y.aval for y in eqn.outvars)
+        lines.append((eqn.primitive, operands, _form(sorted(eqn.params.items()))))
+        for y in eqn.outvars:
+            numbers[y] = len(numbers)
+    return (*(x.aval for x in inputs), *lines, *map(number, parameter.outvars))
 
 
 def contains(eqn, names: tuple[str, ...]) -> bool:

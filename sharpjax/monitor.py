@@ -11,6 +11,7 @@ import optax
 
 from sharpjax._arguments import as_batches, join, split
 from sharpjax._checks import check_choice
+from sharpjax._sharing import compiled_once, init_once
 from sharpjax.directions import DirectionStats, measure_directions
 from sharpjax.objective import LossFn
 from sharpjax.pseudo import pseudo_updates
@@ -24,7 +25,7 @@ class SharpnessMonitor(NamedTuple):
     """Two functions, made by `sharpness_monitor`, for use outside of `jax.jit`."""
 
     init: Callable[[Any], Any]
-    """`init(params)` -> state, the optimizers' states."""
+    """`init(params)` -> state, {name: the optimizer's state}; equal leaves are one array."""
     update: Callable[..., tuple[Any, Stats | None]]
     """`update(step, grads, state, params, args=None, **extra_args)` -> (state, stats).
 
@@ -46,6 +47,7 @@ def sharpness_monitor(
     chunk: int | None = None,
     args: tuple = (),
     has_aux: bool = False,
+    donate: bool = False,
 ) -> SharpnessMonitor:
     """Measures, along one's own trajectory, the directions that many optimizers would take.
 
@@ -80,6 +82,9 @@ def sharpness_monitor(
         chunk: How many directions are evaluated together.
         args: Extra arguments of the loss for all measurements that are given no others.
         has_aux: The loss returns (scalar, anything); only the scalar counts.
+        donate: Whether `update` takes over the state that it is given, as `jax.jit` does with
+            `donate_argnums`: no memory is needed for a second one, and none has to be made ready
+            at each step. The state that went in is gone then.
 
     Returns:
         A `SharpnessMonitor`, whose `update` belongs outside of `jax.jit` (it compiles what it
@@ -89,7 +94,8 @@ def sharpness_monitor(
         ValueError: every < 1; no algorithms; an unknown method; empty or ragged `batches`.
         TypeError: `every` is not an integer; an entry of `algorithms` is not a transformation.
 
-    Cost: each step, the optimizers' time and memory; each measurement, that of
+    Cost: each step, the optimizers' time and memory, where what is equal in several of their
+    states is held and computed once (`compiled_updates`); each measurement, that of
     `measure_directions` on all of `batches`, and memory for the updates.
 
     Example:
@@ -110,7 +116,7 @@ def sharpness_monitor(
     check_choice("method", method, METHODS)
     as_batches(batches)
     own_args = args
-    followed = compiled_updates(algorithms)
+    followed = compiled_updates(algorithms, donate=donate)
 
     def update(step, grads, state, params, args=None, **extra_args):
         if step % every:
@@ -137,7 +143,7 @@ class CompiledUpdates(NamedTuple):
     """`pseudo_updates` in three compiled functions, made by `compiled_updates`."""
 
     init: Callable[[Any], Any]
-    """`init(params)` -> state."""
+    """`init(params)` -> state, for use outside of `jax.jit`, which copies what is one array."""
     advance: Callable[..., Any]
     """`advance(grads, state, params, **extra_args)` -> state; what only updates need is left."""
     propose: Callable[..., tuple[dict[str, Any], Any]]
@@ -145,7 +151,7 @@ class CompiledUpdates(NamedTuple):
 
 
 def compiled_updates(
-    algorithms: Mapping[str, optax.GradientTransformation],
+    algorithms: Mapping[str, optax.GradientTransformation], *, donate: bool = False
 ) -> CompiledUpdates:
     """`pseudo_updates` of these algorithms, compiled, whatever extra arguments they want.
 
@@ -154,6 +160,13 @@ def compiled_updates(
     step compiles once. A new lambda compiles anew at each step, since what it captures may have
     changed; `functools.partial` or `jax.tree_util.Partial` of one function does not: their
     arguments, such as the batch, are traced too. Of what was compiled the last few are kept.
+
+    States are those of `pseudo_updates`, {name: state}, except that leaves which stay equal from
+    `init` on are one array: of the paper's seven algorithms three keep one momentum, and two the
+    clipped one, so that three trees like the parameters are held instead of six. The programs of
+    `init` and of the steps say which, whatever the optimizers are. A state that was changed, or
+    loaded, holds each leaf that is an array of its own. With `donate` a state that was given to
+    `advance` or `propose` is gone, and its memory is the new one's.
 
     Raises:
         ValueError: no algorithm is given.
@@ -164,25 +177,25 @@ def compiled_updates(
 
     @functools.lru_cache(maxsize=8)
     def compiled(rest):
-        def propose(grads, state, params, traced):
+        def propose(state, grads, params, traced):
             return pseudo.update(grads, state, params, **tolerant(join(traced, rest)))
 
         # The updates are not returned, so that what only they need is not computed.
-        advance = lambda *operands: propose(*operands)[1]  # noqa: E731
-        return jax.jit(propose), jax.jit(advance)
+        advance = lambda *operands: (None, propose(*operands)[1])  # noqa: E731
+        return compiled_once(propose, advance, donate=donate)
 
     def call(which, grads, state, params, extra_args):
         traced, rest = split(jax.tree.map(_opened, extra_args), numbers_static=False)
-        return compiled(rest)[which](grads, state, params, traced)
+        return compiled(rest)[which](state, grads, params, traced)
 
     def propose(grads, state, params, **extra_args):
         updates, state = call(0, grads, state, params, extra_args)
         return {name: updates[name] for name in names}, state  # Compiled calls sort them.
 
     def advance(grads, state, params, **extra_args):
-        return call(1, grads, state, params, extra_args)
+        return call(1, grads, state, params, extra_args)[1]
 
-    return CompiledUpdates(pseudo.init, advance, propose)
+    return CompiledUpdates(functools.partial(init_once, pseudo.init), advance, propose)
 
 
 def tolerant(extra_args: dict[str, Any]) -> dict[str, Any]:

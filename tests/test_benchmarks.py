@@ -21,6 +21,7 @@ from sharpjax.models import make_loss
         ("directions", {"model", "batch", "name", "gradients_each", "times_vhp"}),
         ("anatomy", {"model", "name", "count", "of", "gradients", "each"}),
         ("train", {"model", "batch", "name", "times_reference", "gradients_added"}),
+        ("monitor", {"model", "batch", "name", "states", "steps", "share"}),
         ("study", {"model", "part", "here", "torch", "times"}),
         ("remat", {"model", "batch", "name", "order", "blocks", "temporary_MiB"}),
     ],

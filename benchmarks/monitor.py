@@ -1,0 +1,135 @@
+"""What `sharpness_monitor` adds to training: the paper's seven algorithms, every 100 steps.
+
+A training step (gradient and plain SGD), a step that the monitor follows without measuring, and one
+at which it measures all seven directions on the training batch. `steps` is that in training steps,
+round by round, and `share` what the monitor takes on average: (99·following + measuring)/100. It
+holds equal states once, and with `donate` overwrites them; without either, `pseudo_updates` is
+followed, whose optimizers each hold a state of their own.
+"""
+
+import argparse
+import functools
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import jax
+import optax
+
+import sharpjax
+from benchmarks import _harness
+from benchmarks.directions import MODELS, batch_of
+from sharpjax.models import init_params, make_loss
+
+EVERY = 100
+STEP = "training step"
+
+
+def training_step(name: str, batch: Any, params: Any) -> Callable[[], Any]:
+    """A gradient and an update, in place as in a loop."""
+    tx = optax.sgd(1e-3)
+
+    def step(params, state, batch):
+        loss, grads = jax.value_and_grad(make_loss(MODELS[name]))(params, batch)
+        updates, state = tx.update(grads, state, params)
+        return (optax.apply_updates(params, updates), state), loss
+
+    compiled = jax.jit(step, donate_argnums=(0, 1))
+    carried = jax.tree.map(jax.numpy.copy, params), tx.init(params)
+
+    def run():
+        nonlocal carried
+        carried, loss = compiled(*carried, batch)
+        return carried, loss
+
+    return run
+
+
+def contenders(name: str, examples: int, length: int) -> tuple[dict[Any, Callable], dict[str, int]]:
+    """What is timed, and how many bytes the states of either kind hold."""
+    params, batch = init_params(MODELS[name], jax.random.key(0)), batch_of(name, examples, length)
+    loss_fn, algorithms = make_loss(MODELS[name]), sharpjax.paper_algorithms()
+    batches = jax.tree.map(lambda x: x[None], batch)
+    grads = jax.jit(jax.grad(loss_fn))(params, batch)
+    options = {"every": EVERY, "method": "adjoint"}
+    monitors = {
+        "shared": sharpjax.sharpness_monitor(loss_fn, algorithms, batches, **options),
+        "shared, donated": sharpjax.sharpness_monitor(
+            loss_fn, algorithms, batches, donate=True, **options
+        ),
+    }
+    pseudo = sharpjax.pseudo_updates(algorithms)
+    propose = jax.jit(pseudo.update)
+    advance = jax.jit(lambda *operands: pseudo.update(*operands)[1])
+    held = {kind: monitor.init(params) for kind, monitor in monitors.items()}
+    held["each its own"] = pseudo.init(params)
+
+    def monitored(kind, step):
+        held[kind], stats = monitors[kind].update(step, grads, held[kind], params)
+        return held[kind], stats
+
+    def follow():
+        held["each its own"] = advance(grads, held["each its own"], params)
+        return held["each its own"]
+
+    def measure():
+        updates, held["each its own"] = propose(grads, held["each its own"], params)
+        stats = sharpjax.measure_directions(loss_fn, params, updates, batches, method="adjoint")
+        return held["each its own"], stats
+
+    runs = {
+        (STEP, STEP): training_step(name, batch, params),
+        ("each its own", "follow"): follow,
+        ("each its own", "measure"): measure,
+    }
+    for kind in monitors:
+        runs[kind, "follow"] = functools.partial(monitored, kind, 1)
+        runs[kind, "measure"] = functools.partial(monitored, kind, EVERY)
+    for run in runs.values():  # A first round compiles; what states hold is seen after it.
+        jax.block_until_ready(run())
+    return runs, {kind: held_bytes(state) for kind, state in held.items()}
+
+
+def held_bytes(tree: Any) -> int:
+    """Bytes of the arrays of a tree; one that stands there twice counts once."""
+    return sum(x.nbytes for x in {id(x): x for x in jax.tree.leaves(tree)}.values())
+
+
+def monitoring(name: str, examples: int, length: int, repeats: int) -> list[dict[str, Any]]:
+    runs, held = contenders(name, examples, length)
+    seconds = _harness.interleaved_seconds(runs, repeats=repeats, warmups=0)
+    rows = []
+    for kind, what in runs:
+        relative = lambda key: [  # noqa: E731
+            s / step for s, step in zip(seconds[key], seconds[STEP, STEP], strict=True)
+        ]
+        row = {"model": name, "batch": f"{examples}x{length}", "name": what, "states": kind}
+        row |= {"seconds": median(seconds[kind, what]), "steps": median(relative((kind, what)))}
+        row |= {"share": "", "states_MiB": ""}
+        if what == "measure":
+            pairs = zip(relative((kind, "follow")), relative((kind, "measure")), strict=True)
+            row["share"] = median(((EVERY - 1) * f + m) / EVERY for f, m in pairs)
+            row["states_MiB"] = round(held[kind] / 2**20)
+        elif kind == STEP:
+            row["states"] = ""
+        rows.append(row)
+    return rows
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks monitor", description=__doc__)
+    parser.add_argument("--models", nargs="+", default=["t5-small"])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="tiny models: a smoke test")
+    parser.add_argument("--out", help="write the rows to this JSON file")
+    options = parser.parse_args(arguments)
+
+    models = ["tiny-t5", "tiny-roberta"] if options.quick else options.models
+    examples, length = (2, 8) if options.quick else (8, 128)
+    rows = []
+    for name in models:
+        found = monitoring(name, examples, length, options.repeats)
+        _harness.print_table(found, f"Monitoring seven optimizers every {EVERY} steps, {name}")
+        rows += found
+    if options.out:
+        _harness.write_json(options.out, "monitor", rows)
