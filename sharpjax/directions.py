@@ -1,5 +1,6 @@
 """Slope and sharpness of many updates at one point, with their standard errors."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -187,14 +188,24 @@ class Compiled(NamedTuple):
 
     @property
     def temporary_bytes(self) -> int:
-        """The most that a device holds at once beside parameters, batches and directions."""
-        shared, along = (program.memory_analysis() for program in self)
+        """The most that a device holds at once beside parameters, batches and directions.
+
+        NotImplementedError on a backend that does not say.
+        """
+        shared, along = map(_memory, self)
         temporaries = max(shared.temp_size_in_bytes, along.temp_size_in_bytes)
         return shared.output_size_in_bytes + temporaries
 
     def total(self, of: Callable[[jax.stages.Compiled], float], groups: int) -> float:
         """A quantity of the programs, summed over a micro-batch with `groups` chunks."""
         return of(self.shared) + groups * of(self.along)
+
+
+def _memory(program: jax.stages.Compiled) -> Any:
+    found = program.memory_analysis()
+    if found is None:
+        raise NotImplementedError("this backend does not say what its programs hold")
+    return found
 
 
 def compile_directions(
@@ -261,17 +272,17 @@ def _measure_in_one(objective, updates, *, method, chunk):
 def _measure_made(objective: Objective, pseudo, operands, method, chunk) -> Expansion:
     names = pseudo.names
     if not is_traced(objective.params, objective.batches, objective.traced, operands):
-
-        def make(k):
-            return objective.run(_made, *operands, make=pseudo.update_one, name=names[k])
-
-        return one_by_one(objective, make, len(names), method, chunk)
+        one = _compiled(pseudo.update_one)
+        return one_by_one(objective, lambda k: one(names[k], *operands), len(names), method, chunk)
     options = {"make": pseudo.update_one, "names": names, "method": method, "chunk": chunk}
     return objective.run(_measure_made_in_one, *operands, **options)
 
 
-def _made(objective, grads, state, params, *, make, name):
-    return widen(make(name, grads, state, params))
+@functools.lru_cache(maxsize=16)
+def _compiled(update_one: Callable) -> Callable:
+    """It compiled: as it is where it is a compiled function, whose programs others may use too."""
+    compiled = isinstance(update_one, jax.stages.Wrapped)
+    return update_one if compiled else jax.jit(update_one, static_argnums=0)
 
 
 def _measure_made_in_one(objective, grads, state, params, *, make, names, method, chunk):

@@ -44,7 +44,7 @@ class Updates(Mapping):
     def __getitem__(self, name: str) -> Any:
         if name not in self._names:
             raise KeyError(name)
-        return self._programs.one(self._grads, self._context, self._params, name)
+        return self._programs.bound.update_one(name, self._grads, self._context, self._params)
 
     def __iter__(self):
         return iter(self._names)
@@ -252,12 +252,12 @@ def gradient(
 class Programs(NamedTuple):
     """The compiled parts of a training step, beside its gradient."""
 
-    bound: PseudoUpdates | None  # Of many; its state is the context of a step.
+    # Of many; its state is the context of a step, and its `update_one` is compiled.
+    bound: PseudoUpdates | None
     init: Callable  # params -> state.
     update: Callable  # (state, params, grads, about) -> (updates, state); donates the state.
     advance: Callable  # The same and `select` -> (params, state); donates both.
-    one: Callable  # (grads, context, params, name) -> the update of one optimizer.
-    state: Callable  # The same -> its state after that update.
+    state: Callable  # (grads, context, params, name) -> one optimizer's state after its update.
 
 
 @functools.cache  # Trajectories of one task and the same algorithms compile once.
@@ -279,10 +279,6 @@ def make_programs(
         extra = arguments(grads, context)
         return transformation.update(grads, context["state"], params, **extra)
 
-    def one_update(name, grads, context, params):
-        extra = arguments(grads, context)
-        return transformation.update_one(name, grads, context["state"], params, **extra)
-
     @functools.partial(jax.jit, donate_argnums=0)
     def update(state, params, grads, about):
         return layout.constrain(updates_and_state(grads, about | {"state": state}, params))
@@ -294,14 +290,17 @@ def make_programs(
         scaled = jax.tree.map(lambda u: rate * u, updates[name])
         return layout.constrain((optax.apply_updates(params, scaled), state))
 
-    @functools.partial(jax.jit, static_argnames="name")
-    def one(grads, context, params, name):
-        return layout.constrain(one_update(name, grads, context, params))
+    @functools.partial(jax.jit, static_argnums=0)
+    def one(name, grads, context, params):
+        extra = arguments(grads, context)
+        return layout.constrain(
+            transformation.update_one(name, grads, context["state"], params, **extra)
+        )
 
     bound = None
     if many:
         bound = PseudoUpdates.make(
-            transformation.init, updates_and_state, one_update, transformation.names
+            transformation.init, updates_and_state, one, transformation.names
         )
     init = jax.jit(lambda params: layout.constrain(transformation.init(params)))
 
@@ -309,7 +308,7 @@ def make_programs(
     def state(grads, context, params, name):
         return layout.constrain(updates_and_state(grads, context, params)[1][name])
 
-    return Programs(bound, init, update, advance, one, state)
+    return Programs(bound, init, update, advance, state)
 
 
 def are_held(pseudo: PseudoUpdates, params: Any) -> bool:

@@ -5,6 +5,7 @@ import dataclasses
 import math
 import types
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,6 +62,30 @@ def test_the_state_is_that_which_made_the_update():
     np.testing.assert_allclose(first, np.abs(g) + 1e-8, rtol=1e-4)  # 1 − 0.999 in float32.
     mean = (0.999 * g.astype(float) ** 2 + h.astype(float) ** 2) / 1.999
     np.testing.assert_allclose(second, np.sqrt(mean) + 1e-8, rtol=1e-4)
+
+
+def test_updates_that_are_made_are_those_that_are_held(monkeypatch):
+    both = sharpjax.pseudo_updates({"sgd": sharpjax.sgd(1.0), "adam": sharpjax.adam(1.0)})
+    quartic = lambda p, batch: jnp.mean(batch) * jnp.sum(p["w"] ** 4)  # noqa: E731
+
+    def run():
+        seen = []
+
+        def observe(step):
+            stats = step.updates.measure(quartic, np.ones((2, 1), np.float32))
+            # The next step overwrites what is not copied.
+            seen.append(jax.tree.map(np.array, (dict(step.updates), stats)))
+            if isinstance(step.updates, training.Updates):
+                programs.append(step.updates._programs.bound.update_one._cache_size())
+
+        observed(3, both, {"w": np.array([1.0, -2.0, 0.5], np.float32)}, observe)
+        return seen
+
+    held, programs = run(), []
+    monkeypatch.setattr(training, "HELD_BYTES", 0)
+    chex.assert_trees_all_close(run(), held, rtol=1e-6)
+    # What is measured and what is asked for are made by the same.
+    assert programs[0] == 2 and programs[1] == programs[2]
 
 
 def test_each_is_compared_with_two_that_are_made_once():
