@@ -13,6 +13,15 @@ from sharpjax.named import parse
 
 RELATIVE = "relative"  # Adafactor's own step: no rate to choose.
 
+ATLAS = (  # What is set side by side beyond the paper's seven: families one after the other.
+    *("gradient_descent", "sgd", "sgd_clip", "nesterov"),
+    *("normalized_sgd", "normalized_sgd_clip", "sign_sgd", "sign_momentum"),
+    *("adam", "adamw", "nadam", "radam", "amsgrad", "adabelief", "yogi", "adan", "ademamix"),
+    *("rmsprop", "adagrad", "adafactor", "adafactor_clip"),
+    *("lion", "lion_clip", "lion_clip_update", "lion_saturate"),
+    *("sophia", "muon", "lamb", "lars", "prodigy", "schedule_free_sgd", "schedule_free_adamw"),
+)
+
 
 class AlgorithmError(ValueError):
     """A name that makes no optimizer here. One line: which, and why."""

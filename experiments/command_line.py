@@ -12,8 +12,8 @@ from pathlib import Path
 
 import tyro
 
-from experiments.algorithms import AlgorithmError
-from experiments.commands import COMMANDS, WITHOUT_CONFIG, Command, make_plan
+from experiments.algorithms import ATLAS, AlgorithmError
+from experiments.commands import COMMANDS, WITHOUT_CONFIG, Command, atlas, make_plan
 from experiments.config import Config
 from experiments.errors import DataError, RefusedError
 from experiments.presets import PRESETS
@@ -97,6 +97,8 @@ def _with_defaults(command: Callable[..., Command], preset: str | None) -> Calla
     config: Config = PRESETS[preset or "demo"]
     if command is make_plan:  # Chooses a micro-batch unless one is given.
         config = dataclasses.replace(config, micro_batch_size=None)
+    if command is atlas:
+        config = dataclasses.replace(config, algorithms=ATLAS)
     return functools.partial(command, config=config)
 
 

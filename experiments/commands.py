@@ -6,7 +6,7 @@ What takes long to import is imported by the work: `--help` and a bad value need
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import tyro
 
@@ -144,6 +144,41 @@ def convergence(config: Fields, where: Where, task: Task) -> Command:
     return _study(config, where, (task,), lambda study: study.convergence(task), converging=(task,))
 
 
+def atlas(
+    config: Fields,
+    out: APath,
+    tasks: tuple[Task, ...] = get_args(Task),
+    trajectories: tuple[str, ...] = TRAJECTORIES,
+) -> Command:
+    """Many optimizers side by side on the same trajectories, then the report.
+
+    Slope, sharpness, cosines and descent at the measured points; the share in the dominant
+    subspace and the parts by token frequency at the first point of the first and last epoch.
+
+    Args:
+      config: The study; `algorithms` are 32 by default.
+      out: Where records, checkpoints and the report go; the same command continues what is there.
+      tasks: What the models learn.
+      trajectories: The optimizers whose trajectories are followed; see `sharpness`.
+    """
+    for name, values in (("tasks", tasks), ("trajectories", trajectories)):
+        if not values or len({*values}) < len(values):
+            raise ValueError(f"{name} must be different names, at least one, got {values}")
+    for name in trajectories:
+        config.rate_along(name)
+
+    def stages(study: "Study") -> None:
+        look = Options(instruments=("frequency", "dominant_shares"))
+        for trajectory in trajectories:
+            for task in tasks:
+                for seed in config.seeds:
+                    study.sharpness(task, trajectory, seed)
+                for epoch in sorted({min(config.measured_epochs), max(config.measured_epochs)}):
+                    study.anatomy(task, trajectory, epoch, None, look)
+
+    return _study(config, Location(out, mesh="data=1"), tasks, stages)
+
+
 def anatomy(
     config: Fields,
     out: APath,
@@ -251,6 +286,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "anatomy": anatomy,
     "ablation": ablation,
     "controls": controls,
+    "atlas": atlas,
     "plan": make_plan,
     "report": make_report,
     "results": fill_results,

@@ -96,6 +96,10 @@ class Sharpness(AtUpdate, file="sharpness"):
     # nan for an update of zeros, and where that one is not measured.
     overlap_sgd: float = math.nan
     overlap_adam: float = math.nan
+    # Cosine of the update with the negative training gradient, and with Adam's update; nan for an
+    # update of zeros, and where Adam is not measured.
+    cosine_gradient: float = math.nan
+    cosine_adam: float = math.nan
 
 
 class Landscape(AtUpdate, key=("step",), file="landscape"):

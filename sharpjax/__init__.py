@@ -17,6 +17,7 @@ from sharpjax.curvature import (
     directional_taylor,
     hvp,
 )
+from sharpjax.descent import gradient_descent, nesterov
 from sharpjax.diagonal import HessianDiagonal, hessian_diagonal
 from sharpjax.directions import DirectionStats, measure_directions, measure_updates
 from sharpjax.dominant import dominant_share, without_dominant
@@ -78,6 +79,7 @@ __all__ = [
     "dominant_share",
     "exact_diagonal",
     "gauss_newton_sharpness",
+    "gradient_descent",
     "gradient_noise",
     "hessian_diagonal",
     "hessian_operator",
@@ -94,6 +96,7 @@ __all__ = [
     "measure_span",
     "measure_updates",
     "named",
+    "nesterov",
     "normalized_sgd",
     "paper_algorithms",
     "preconditioner",

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import optax
 import optax.contrib
 
-from sharpjax import optimizers, signed
+from sharpjax import descent, optimizers, signed
 from sharpjax._checks import check_in_range
 from sharpjax.clipping import coord_clip
 
-_MODULES = (optimizers, signed, optax, optax.contrib)
-_OURS = (optimizers, signed)
+_OURS = (optimizers, signed, descent)
+_MODULES = (*_OURS, optax, optax.contrib)
 _RATES = ("learning_rate", "max_learning_rate")
 
 

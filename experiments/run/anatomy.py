@@ -12,6 +12,7 @@ from experiments.anatomy_rows import Block, Clipped, Correlation, Decrease, Lore
 from experiments.data.tasks import Task
 from experiments.explanation_rows import (
     BlockSummary,
+    Cosine,
     Dominant,
     ExactCorrelation,
     FrequencyPart,
@@ -43,7 +44,11 @@ def run(study: "Study", task: Task, at: tuple, start: Any, options: Options) -> 
     Raises:
       Interrupted: it was asked to stop.
     """
-    items = list(_items(at, study.config, options))
+    items = [
+        item
+        for item in _items(at, study.config, options)
+        if item.measure.__name__ in options.instruments
+    ]
     tables = dict.fromkeys(item.table for item in items)
     recorded = {table: study.recorded(table, at) for table in tables}
     missing = [item for item in items if not one(recorded[item.table], **item.where)]
@@ -111,6 +116,7 @@ def _items(place, config, options) -> Iterator[_Item]:
     yield _Item(explanations.noise, Noise, {})
     yield _Item(explanations.frequency, FrequencyPart, {})
     yield _Item(explanations.dominant, Dominant, {})
+    yield _Item(explanations.dominant_shares, Cosine, {})
     if "adam" in config.measured(place[1]):
         yield _Item(explanations.preconditioned, Preconditioned, {})
     yield _Item(explanations.exact_diagonal, ExactCorrelation, {})

@@ -136,24 +136,45 @@ def dominant(point: Point) -> list:
 
     Cost: 3·lanczos_steps, and 2 and two searches (of some 35 losses each) a direction.
     """
-    options = point.options
-    count = min(options.dominant, options.lanczos_steps)
-    spectrum = point.lanczos("dominant", vectors=count, probes=1)
-    values = zip(spectrum.vector_values, spectrum.vector_residuals, strict=True)
-    rows: list[Any] = [
-        Eigenvector(*point.at, k, float(value), float(residual))
-        for k, (value, residual) in enumerate(values)
-    ]
+    spectrum = _top_vectors(point)
+    rows = _eigenvectors(point, spectrum)
     last: list[Any] = []
     for algorithm in point.updates:  # One update at a time.
         update = point.updates[algorithm]
-        squares = np.asarray(sharpjax.dominant_share({algorithm: update}, spectrum)[algorithm])
-        rows += [Cosine(*point.at, algorithm, k, float(x)) for k, x in enumerate(squares)]
+        cosines = _cosines(point, algorithm, update, spectrum)
+        rows += cosines
         whole = _descent(point, update)
         rest = _descent(point, sharpjax.without_dominant(update, spectrum))
-        share = float(np.nansum(squares))
-        last.append(Dominant(*point.at, algorithm, count, share, *whole, *rest))
+        share = float(np.nansum([r.squared_cosine for r in cosines]))
+        last.append(Dominant(*point.at, algorithm, len(cosines), share, *whole, *rest))
     return rows + last
+
+
+def dominant_shares(point: Point) -> list:
+    """How much of each update lies in the top eigenvectors. Cost: 3·lanczos_steps."""
+    spectrum = _top_vectors(point)
+    rows = _eigenvectors(point, spectrum)
+    for algorithm in point.updates:
+        rows += _cosines(point, algorithm, point.updates[algorithm], spectrum)
+    return rows
+
+
+def _top_vectors(point: Point) -> sharpjax.Spectrum:
+    count = min(point.options.dominant, point.options.lanczos_steps)
+    return point.lanczos("dominant", vectors=count, probes=1)
+
+
+def _eigenvectors(point: Point, spectrum: sharpjax.Spectrum) -> list[Any]:
+    values = zip(spectrum.vector_values, spectrum.vector_residuals, strict=True)
+    return [
+        Eigenvector(*point.at, k, float(value), float(residual))
+        for k, (value, residual) in enumerate(values)
+    ]
+
+
+def _cosines(point: Point, algorithm: str, update: Any, spectrum: Any) -> list[Cosine]:
+    squares = np.asarray(sharpjax.dominant_share({algorithm: update}, spectrum)[algorithm])
+    return [Cosine(*point.at, algorithm, k, float(x)) for k, x in enumerate(squares)]
 
 
 def _descent(point: Point, direction: Any) -> tuple[float, float, float]:

@@ -2,15 +2,34 @@
 
 import dataclasses
 import itertools
-from typing import Literal
+from typing import Literal, get_args
 
 from sharpjax._checks import check_in_range
+
+Instrument = Literal[
+    "lorenz",
+    "parts",
+    "span",
+    "blocks",
+    "spectrum",
+    "correlations",
+    "clipped",
+    "noise",
+    "frequency",
+    "dominant",
+    "preconditioned",
+    "exact_diagonal",
+    "block_spectra",
+    "dominant_shares",
+]
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """How finely the instruments look."""
 
+    # Which of them look. `dominant_shares` is the cheap part of `dominant`, which has its rows too.
+    instruments: tuple[Instrument, ...] = get_args(Instrument)[:-1]
     # Top fractions of the gradient's coordinates.
     fractions: tuple[float, ...] = (
         *(1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0),
@@ -67,5 +86,7 @@ class Options:
         bounds = (0.0, *self.strata, 1.0)
         if any(a >= b for a, b in itertools.pairwise(bounds)):
             raise ValueError(f"options.strata must ascend within (0, 1), got {self.strata}")
+        if not self.instruments:
+            raise ValueError("options.instruments must name at least one, got ()")
         if not self.clipped:
             raise ValueError("options.clipped must name momentum, gradient or both, got ()")

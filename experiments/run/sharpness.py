@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
+import optax
 
 import sharpjax
 from experiments import algorithms
@@ -136,7 +137,7 @@ def _sharpness_rows(here: _Here) -> list[Sharpness]:
     step, fraction = here.step, here.config.clip_fraction
     threshold = _threshold(step.grads, fraction)
     shares = {name: top_share(update, fraction) for name, update in step.updates.items()}
-    overlaps = _overlaps(step.updates, fraction)
+    alike = _resemblance(step.updates, step.grads, fraction)
     reference = abs(float(here.stats["sgd"].sharpness))
     return [
         Sharpness.of(
@@ -145,14 +146,16 @@ def _sharpness_rows(here: _Here) -> list[Sharpness]:
             ratio=float(stats.sharpness) / reference if reference else float("nan"),
             threshold=threshold,
             top_share=shares[name],
-            **overlaps[name],
+            **alike[name],
         )
         for name, stats in here.stats.items()
     ]
 
 
-def _overlaps(updates: Mapping[str, Any], fraction: float) -> dict[str, dict[str, float]]:
-    """[algorithm][column]: the share of top coordinates in common with those of COMPARED.
+def _resemblance(
+    updates: Mapping[str, Any], grads: Any, fraction: float
+) -> dict[str, dict[str, float]]:
+    """[algorithm][column]: the share of top coordinates in common with COMPARED, and cosines.
 
     Of `updates`, which are made when they are asked for, three at most are held at once.
     """
@@ -163,6 +166,9 @@ def _overlaps(updates: Mapping[str, Any], fraction: float) -> dict[str, dict[str
         trees = dict(enumerate([own, *others.values()]))
         shares = np.asarray(top_overlap({str(i): u for i, u in trees.items()}, fraction))[0, 1:]
         found[algorithm] = {f"overlap_{o}": x for o, x in zip(others, shares, strict=True)}
+        found[algorithm]["cosine_gradient"] = -_cosine(own, grads)
+        if "adam" in others:
+            found[algorithm]["cosine_adam"] = _cosine(own, others["adam"])
     return found
 
 
@@ -242,6 +248,13 @@ def _precision_rows(here: _Here) -> list[Precision]:
         method=here.config.method,
     )
     return [Precision.of((*here.key, name), result) for name, result in found.items()]
+
+
+@jax.jit
+def _cosine(a: Any, b: Any) -> jax.Array:
+    """aᵀb/(‖a‖‖b‖); each is divided by its norm first, so that no product underflows."""
+    a, b = (optax.tree.scale(1 / optax.tree.norm(x), x) for x in (a, b))
+    return optax.tree.vdot(a, b)
 
 
 _threshold = jax.jit(sharpjax.top_fraction_threshold, static_argnums=1)

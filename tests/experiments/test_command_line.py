@@ -37,6 +37,7 @@ NEEDED = {
     "anatomy": "--out x --task mlm",
     "ablation": "--out x",
     "controls": "--out x",
+    "atlas": "--out x",
     "plan": "",
     "report": "x",
     "results": "x",
@@ -76,6 +77,7 @@ MORE = {  # Values of single options beyond those of their types.
     "--trajectory-rates": ("muon", "muon=x", "muon=-1", "adamm=1", "=1"),
     "--algorithms": ("", "adamm", "sgd_clip_clip", "0"),
     "--options.clipped": ("",),
+    "--trajectories": ("adamm", "muon"),
     "--options.probes": ("3",),
 }  # fmt: skip
 for _task in ("translation", "mlm", "causal"):

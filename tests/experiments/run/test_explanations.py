@@ -63,7 +63,7 @@ def test_the_state_is_that_which_made_the_update():
     np.testing.assert_allclose(second, np.sqrt(mean) + 1e-8, rtol=1e-4)
 
 
-def test_overlaps_are_of_each_with_two_that_are_made_once():
+def test_each_is_compared_with_two_that_are_made_once():
     draw = np.random.default_rng(0)
     made = collections.Counter()
 
@@ -75,16 +75,26 @@ def test_overlaps_are_of_each_with_two_that_are_made_once():
     updates = Lazy(
         {name: {"w": jnp.asarray(draw.normal(size=40))} for name in ("lion", "sgd", "adam")}
     )
-    found = sharpness._overlaps(updates, 0.2)
+    adam, grads = dict.get(updates, "adam"), {"w": jnp.asarray(draw.normal(size=40))}
+    found = sharpness._resemblance(updates, grads, 0.2)
     top = {n: {*np.argsort(-np.abs(u["w"]))[:8].tolist()} for n, u in dict.items(updates)}
     for other in ("sgd", "adam"):
         for name in updates:
             share = len(top[other] & top[name]) / 8
             assert found[name][f"overlap_{other}"] == pytest.approx(share)
+    cosine = lambda a, b: a @ b / np.linalg.norm(a) / np.linalg.norm(b)  # noqa: E731
+    for name, update in dict.items(updates):
+        flat = np.asarray(update["w"], np.float64)
+        for column, to in (("cosine_gradient", -grads["w"]), ("cosine_adam", adam["w"])):
+            expected = cosine(flat, np.asarray(to, np.float64))
+            assert float(found[name][column]) == pytest.approx(expected, abs=1e-5), column
     assert set(made.values()) == {1}
     del updates["adam"]
     # What is not there is not compared with: the column has its default.
-    assert {*sharpness._overlaps(updates, 0.2)["lion"]} == {"overlap_sgd"}
+    assert {*sharpness._resemblance(updates, grads, 0.2)["lion"]} == {
+        "overlap_sgd",
+        "cosine_gradient",
+    }
 
 
 @pytest.mark.parametrize(
