@@ -14,6 +14,7 @@ from experiments import paper, records
 from experiments.report import (
     ablation,
     anatomy_tables,
+    atlas,
     blocks,
     claims,
     explanation_tables,
@@ -154,6 +155,13 @@ def _padding(make: Callable) -> Callable:
     return block
 
 
+def _atlas(sources: Sources, task: str) -> Table | None:
+    """Many optimizers at the same points, in the folder `atlas` beside the study's records."""
+    folder = sources.directory.parent / "atlas"
+    run = Run(folder) if any(folder.glob("*.csv")) else None
+    return atlas.shared_table(run, task) if run and task in atlas.tasks(run, Sharpness) else None
+
+
 def _arms(make: Callable) -> Callable:
     """A block of the ablation."""
     return lambda sources, *arguments: make(sources.arms, *arguments) if sources.arms else None
@@ -274,6 +282,7 @@ BLOCKS: dict[str, Callable] = {
     "padding-ranks": _padding(padding.rank_table),
     "padding-parts": _padding(padding.part_table),
     "padding-costs": _padding(padding.cost_table),
+    "atlas": _atlas,
     "anatomy": _main(lambda run: anatomy_tables.summary(run.points)),
     "anatomy-context": _point(anatomy_tables.context),
     "anatomy-correlation": _point(anatomy_tables.conjecture),
