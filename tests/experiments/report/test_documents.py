@@ -81,6 +81,7 @@ def sources(tmp_path_factory):
     _write(root / "ablation" / "warmup-0", sharp, dataclasses.replace(arm, warmup_steps=0))
     _write(root / "ablation" / "warmup-1000", rows, dataclasses.replace(arm, warmup_steps=1000))
     _write(root / "controls" / "rate", list(synthetic_rows(epochs=(2,), batches=1)), arm)
+    _write(root / "atlas", list(synthetic_rows(epochs=(2,), batches=2)), arm)
     for kind, length in (("masked", 16), ("counted", 32)):
         write_arm(root / "padding", kind, length, sharpness=6.0)
     return documents.Sources(root / "small", root / "ablation", root)
@@ -122,6 +123,7 @@ ARGUMENTS = {
     "ablation-sharpness": "mlm adam",
     "ablation-scales": "mlm",
     "figures": "landscape",
+    "atlas": "translation",
 } | dict.fromkeys(
     [name for name in documents.BLOCKS if name.startswith("anatomy-")],
     "translation adam",
@@ -132,7 +134,8 @@ ARGUMENTS = {
 def test_every_block_of_a_whole_run_and_of_none(name, sources, tmp_path):
     words = f"{name} {ARGUMENTS.get(name, '')}".strip()
     made = block(sources, words)
-    assert "not run yet" not in made.lower() and "nan" not in made.replace("dominant", "")
+    shown = made.lower()
+    assert "not run yet" not in shown and "nan" not in shown.replace("dominant", "")
     assert len(made) > len(block(sources, "held")) or name.endswith("held")
     empty = documents.Sources(tmp_path / "none", tmp_path / "none", tmp_path)
     assert "*Not run yet.*" in block(empty, words)
@@ -158,6 +161,7 @@ def test_every_block_of_a_whole_run_and_of_none(name, sources, tmp_path):
         ("ablation-scales mlm / gradient share, attention / 500 steps", "–"),
         ("ablation-scales mlm sgd 5 / gradient share, attention / 500 steps", "0.300"),
         ("costs / study, together / peak memory", "2.5 GiB"),
+        ("atlas translation / SGD / ratio", "1.00"),
         ("anatomy / clipping SGD’s momentum: best fraction / "
          "Machine translation, Adam trajectory, epoch 2, batch 3", "100 %"),
     ],
