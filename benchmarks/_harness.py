@@ -1,5 +1,6 @@
 """What the benchmarks share: interleaved timing, peak memory, and rows as a table and as JSON."""
 
+import argparse
 import importlib.metadata
 import json
 import os
@@ -100,6 +101,22 @@ def write_json(path: str | Path, benchmark: str, rows: Sequence[Mapping[str, Any
                 record[key] = [row for row in old if row.get("model") not in now] + found
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(json.dumps(record, indent=2) + "\n")
+
+
+def model_options(
+    name: str, about: str | None, models: Sequence[str], repeats: int, arguments: Sequence[str]
+) -> argparse.Namespace:
+    """The options of a benchmark of models: `models`, and a batch's `examples` and `length`."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks {name}", description=about)
+    parser.add_argument("--models", nargs="+", default=models)
+    parser.add_argument("--repeats", type=int, default=repeats)
+    parser.add_argument("--quick", action="store_true", help="tiny models: a smoke test")
+    parser.add_argument("--out", help="write the rows to this JSON file")
+    options = parser.parse_args(arguments)
+    options.examples, options.length = (2, 8) if options.quick else (8, 128)
+    if options.quick:
+        options.models = ["tiny-t5", "tiny-roberta"]
+    return options
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:

@@ -7,7 +7,6 @@ holds equal states once, and with `donate` overwrites them; without either, `pse
 followed, whose optimizers each hold a state of their own.
 """
 
-import argparse
 import functools
 from collections.abc import Callable
 from statistics import median
@@ -117,17 +116,11 @@ def monitoring(name: str, examples: int, length: int, repeats: int) -> list[dict
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks monitor", description=__doc__)
-    parser.add_argument("--models", nargs="+", default=["t5-small"])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="tiny models: a smoke test")
-    parser.add_argument("--out", help="write the rows to this JSON file")
-    options = parser.parse_args(arguments)
-
-    models = ["tiny-t5", "tiny-roberta"] if options.quick else options.models
-    examples, length = (2, 8) if options.quick else (8, 128)
+    models = ["t5-small"]
+    options = _harness.model_options("monitor", __doc__, models, 3, arguments)
+    examples, length = options.examples, options.length
     rows = []
-    for name in models:
+    for name in options.models:
         found = monitoring(name, examples, length, options.repeats)
         _harness.print_table(found, f"Monitoring seven optimizers every {EVERY} steps, {name}")
         rows += found

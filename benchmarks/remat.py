@@ -6,7 +6,6 @@ early and keeps what it makes; accelerators order them for least memory. Both or
 in a process each, since XLA reads the order once.
 """
 
-import argparse
 import functools
 import os
 from typing import Any
@@ -53,17 +52,11 @@ def compare(
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks remat", description=__doc__)
-    parser.add_argument("--models", nargs="+", default=["t5-small", "distilroberta-base"])
-    parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--quick", action="store_true", help="tiny models: a smoke test")
-    parser.add_argument("--out", help="write the rows to this JSON file")
-    options = parser.parse_args(arguments)
-
-    models = ["tiny-t5", "tiny-roberta"] if options.quick else options.models
-    examples, length = (2, 8) if options.quick else (8, 128)
+    models = ["t5-small", "distilroberta-base"]
+    options = _harness.model_options("remat", __doc__, models, 2, arguments)
+    examples, length = options.examples, options.length
     rows = []
-    for name in models:
+    for name in options.models:
         found = [
             row
             for order in ORDERS

@@ -5,7 +5,6 @@ Both without dropout, in float32, with momentum 0.9. `coord_clip` adds the exact
 adds to the step, in gradients, round by round.
 """
 
-import argparse
 from collections.abc import Callable
 from statistics import median
 from typing import Any
@@ -105,22 +104,16 @@ def peak_memory(name: str, examples: int, length: int) -> list[dict[str, Any]]:
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks train", description=__doc__)
-    parser.add_argument("--models", nargs="+", default=["t5-small", "distilroberta-base"])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="tiny models: a smoke test")
-    parser.add_argument("--out", help="write the rows to this JSON file")
-    options = parser.parse_args(arguments)
-
-    models = ["tiny-t5", "tiny-roberta"] if options.quick else options.models
-    examples, length = (2, 8) if options.quick else (8, 128)
+    models = ["t5-small", "distilroberta-base"]
+    options = _harness.model_options("train", __doc__, models, 3, arguments)
+    examples, length = options.examples, options.length
     rows, memory = [], []
     if not options.quick:
         # First: a process starts with its parent's peak, which is small only now.
-        for name in models:
+        for name in options.models:
             memory += peak_memory(name, examples, length)
     _harness.print_table(memory, "Peak memory of a process each")
-    for name in models:
+    for name in options.models:
         found = compare_steps(name, examples, length, options.repeats)
         _harness.print_table(found, f"A training step, {name}")
         rows += found
