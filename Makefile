@@ -16,7 +16,7 @@ PADDING := masked-32 attended-64 attended-128 counted-32 counted-64
 CONTROLS := sgd_clip-table-2 another-seed
 RUNS := small $(WARMUPS:%=ablation/warmup-%) $(CONTROLS:%=controls/%) $(PADDING:%=padding/%) atlas atlas/own
 
-.PHONY: demo small anatomy ablation controls pretrain padding atlas results docs test quick lint clean
+.PHONY: demo small anatomy ablation controls pretrain padding scale atlas results docs test quick lint clean
 
 demo: $(VENV)/.experiments  ## The main job in miniature: records, tables and report in runs/demo.
 	$(BIN)/python -m experiments reproduce --preset demo --out runs/demo
@@ -45,6 +45,17 @@ padding: $(VENV)/.experiments  ## What padding does to translation's sharpness, 
 	  --warmup-batch-size 64 --examples 1280 --batch-size 128 --test-examples 64 \
 	  --micro-batch-size 16 --epochs 2 --measured-epochs 2 --measured-batches 3 \
 	  --landscape-points 3 --precision-check none --out runs/padding
+
+# From 1,000 steps; hours on a processor, minutes on a GPU.
+GROWN := $(START) --warmup-steps 1000 --warmup-batch-size 128 --examples 2560 --batch-size 256 \
+  --test-examples 256 --landscape-points 9 --precision-check none
+
+scale: $(VENV)/.experiments  ## What size, vocabulary and start do to sharpness, in runs/scale.
+	$(BIN)/python -m experiments scale $(STUDY) $(GROWN) --micro-batch-size 32 --epochs 5 \
+	  --measured-epochs 2 5 --measured-batches 5 --out runs/scale/translation
+	$(BIN)/python -m experiments scale $(STUDY) $(GROWN) --micro-batch-size 32 --epochs 5 \
+	  --measured-epochs 2 5 --measured-batches 5 --task mlm --trajectories sgd adam \
+	  --out runs/scale/mlm
 
 atlas: $(VENV)/.experiments  ## Many optimizers side by side, and ten each on its own, in runs/atlas.
 	$(BIN)/python -m experiments atlas $(STUDY) --causal.corpus $(DATA)/imdb --replicates 2 \

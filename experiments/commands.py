@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import tyro
 
 from experiments.algorithms import ATLAS, OWN
+from experiments.arms import ARMS, TRANSLATION_ONLY, configured
 from experiments.config import TASKS, TRAJECTORIES, Config, Task
 from experiments.errors import RefusedError
 from experiments.launch import (
@@ -168,6 +169,47 @@ def _padding_run(config: Config, where: Location) -> Command:
         study.anatomy("translation", "sgd", options=look)
 
     return study_command(config, where, ("translation",), stages, reported=False)
+
+
+def scale(
+    config: Fields,
+    where: Where,
+    task: Task = "translation",
+    trajectories: tuple[str, ...] = ("sgd",),
+    arms: tuple[str, ...] = (),
+) -> Command:
+    """What size, vocabulary, start and embedding do to sharpness, a run an arm in OUT.
+
+    Args:
+      config: The study, which is the arm `base`; each other arm changes one thing of it, and
+        t5-small all of its size.
+      where: Where it runs, and the folder of the runs.
+      task: What the models learn.
+      trajectories: The optimizers that train; see `sharpness`.
+      arms: Those of `experiments/arms.py` that are run; all that the task has if none is named.
+    """
+    known = [arm for arm in ARMS if task == "translation" or arm not in TRANSLATION_ONLY]
+    if unknown := [arm for arm in arms if arm not in known]:
+        there = ", ".join(known)
+        raise ValueError(f"arms must be of {there}; got {', '.join(unknown)}")
+    for name in trajectories:
+        config.rate_along(name)
+
+    def stages(study: "Study") -> None:
+        for seed in study.config.seeds:
+            for along in trajectories:
+                study.sharpness(task, along, seed)
+
+    def report(watch: Watch) -> None:
+        if processes.is_first():
+            report_on(where.out, watch)
+
+    made = ((arm, configured(config, task, arm)) for arm in dict.fromkeys(arms or known))
+    runs = [
+        study_command(arm, within(where, name), (task,), stages, reported=False)
+        for name, arm in made
+    ]
+    return each([*runs, report])
 
 
 def convergence(config: Fields, where: Where, task: Task) -> Command:
@@ -347,6 +389,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "anatomy": anatomy,
     "pretrain": pretrain,
     "padding": padding,
+    "scale": scale,
     "ablation": ablation,
     "controls": controls,
     "atlas": atlas,

@@ -58,6 +58,8 @@ class TaskConfig:
     # Tokens that the study's sources are padded to, and targets whose padding is counted; None is
     # `length` and `target_length`, at which texts are cut in any case.
     padded_length: int | None = None
+    # Factor on the initial token embedding of a T5 that is made.
+    embedding_scale: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,6 +289,10 @@ def _check_task(task: str, made: TaskConfig) -> None:
     _require(padded is None or padded >= least, said)
     said = f"{task}.padded_length must be None: only translation's padding is studied, got {padded}"
     _require(padded is None or task == "translation", said)
+    factor, name = made.embedding_scale, f"{task}.embedding_scale"
+    _require(0 < factor < math.inf, f"{name} must be positive and finite, got {factor}")
+    said = f"{name} must be 1: only a T5 that is made is drawn with another, got {factor}"
+    _require(factor == 1 or (task == "translation" and not made.checkpoint), said)
     said = f"{task}.layers must be at most {MOST_LAYERS}, got {made.layers}"
     _require(made.layers <= MOST_LAYERS, said)
     said = f"{task}.heads must divide d_model ({made.d_model}), got {made.heads}"

@@ -124,14 +124,15 @@ def study_command(
 def report_on(directory: Path, watch: Watch) -> None:
     from rich.console import Console
 
-    from experiments.report import padding
+    from experiments.report import padding, scale
     from experiments.report.page import write_report
     from experiments.report.recorded import Run
 
     try:
         with watch.doing(f"report of {directory}"):
-            if padding.arms(directory):
-                path = padding.write_report(directory)
+            of_arms = next((kind for kind in (scale, padding) if kind.arms(directory)), None)
+            if of_arms:
+                path = of_arms.write_report(directory)
             else:
                 path = write_report(Run(directory), Console())
     except ValueError as error:  # Nothing to report.

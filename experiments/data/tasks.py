@@ -290,7 +290,11 @@ def initial_model(name: str, about: TaskConfig, seed: int) -> tuple[Any, Any]:
         return model, params
     model = make_model(name, about)
     key = jax.random.key(int(rng(seed, name, "initial").integers(2**31)))
-    return model, init_params(model, key)
+    params = init_params(model, key)
+    if about.embedding_scale != 1:
+        table = params["shared"]["embedding"] * about.embedding_scale
+        params = params | {"shared": {"embedding": table}}
+    return model, params
 
 
 def _load_pretrained(name: str, checkpoint: str) -> tuple[Any, Any]:

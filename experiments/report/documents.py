@@ -20,6 +20,7 @@ from experiments.report import (
     explanation_tables,
     facts,
     padding,
+    scale,
     table,
     tables,
 )
@@ -155,6 +156,16 @@ def _padding(make: Callable) -> Callable:
     return block
 
 
+def _scale(make: Callable) -> Callable:
+    """A block of a task's scale study, in the folder `scale` beside the study's records."""
+
+    def block(sources: Sources, task: str, *arguments: str) -> Table | None:
+        found = scale.arms(sources.directory.parent / "scale" / task)
+        return make(found, task, *arguments) if found else None
+
+    return block
+
+
 def _atlas(sources: Sources, task: str) -> Table | None:
     """Many optimizers at the same points, in the folder `atlas` beside the study's records."""
     folder = sources.directory.parent / "atlas"
@@ -282,6 +293,9 @@ BLOCKS: dict[str, Callable] = {
     "padding-ranks": _padding(padding.rank_table),
     "padding-parts": _padding(padding.part_table),
     "padding-costs": _padding(padding.cost_table),
+    "scale": _scale(scale.ratio_table),
+    "scale-distance": _scale(scale.distance_table),
+    "scale-costs": _scale(lambda found, task: padding.cost_table(found)),
     "atlas": _atlas,
     "anatomy": _main(lambda run: anatomy_tables.summary(run.points)),
     "anatomy-context": _point(anatomy_tables.context),

@@ -37,6 +37,7 @@ NEEDED = {
     "anatomy": "--out x --task mlm",
     "pretrain": "--out x --task mlm",
     "padding": "--out x",
+    "scale": "--out x",
     "ablation": "--out x",
     "controls": "--out x",
     "atlas": "--out x",
@@ -82,6 +83,7 @@ MORE = {  # Values of single options beyond those of their types.
     "--options.clipped": ("",),
     "--trajectories": ("adamm", "muon"),
     "--own": ("adamm", ""),
+    "--arms": ("", "basis", "base,padded"),
     "--options.probes": ("3",),
 }  # fmt: skip
 for _task in ("translation", "mlm", "causal"):

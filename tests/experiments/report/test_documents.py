@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from experiments import config, explanation_rows, presets, records
+from experiments import config, explanation_rows, paper, presets, records
 from experiments.__main__ import main
 from experiments.report import anatomy_figures, blocks, claims, documents, figures, page
 from experiments.rows import Scales, Sharpness
+from tests.experiments.report import test_scale
 from tests.experiments.report.test_claims import changed, synthetic_rows
 from tests.experiments.report.test_padding import write_arm
 from tests.experiments.report.test_page import PROVENANCE
@@ -84,6 +85,9 @@ def sources(tmp_path_factory):
     _write(root / "atlas", list(synthetic_rows(epochs=(2,), batches=2)), arm)
     for kind, length in (("masked", 16), ("counted", 32)):
         write_arm(root / "padding", kind, length, sharpness=6.0)
+    ratios = dict.fromkeys(paper.ALGORITHMS, 0.5) | {"sgd": 1.0}
+    for arm in ("base", "512x6"):
+        test_scale.write_arm(root / "scale" / "translation", arm, ratios)
     return documents.Sources(root / "small", root / "ablation", root)
 
 
@@ -124,6 +128,9 @@ ARGUMENTS = {
     "ablation-scales": "mlm",
     "figures": "landscape",
     "atlas": "translation",
+    "scale": "translation sgd 2",
+    "scale-distance": "translation sgd 2",
+    "scale-costs": "translation",
 } | dict.fromkeys(
     [name for name in documents.BLOCKS if name.startswith("anatomy-")],
     "translation adam",

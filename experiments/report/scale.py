@@ -1,0 +1,199 @@
+"""What size, vocabulary, start and embedding do to sharpness: tables, a figure and report.md.
+
+Each arm is a run of the sharpness experiment whose configuration differs from the first's.
+"""
+
+import dataclasses
+import functools
+import math
+import os
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from experiments import paper, records
+from experiments.arms import ARMS
+from experiments.report import claims, figure_files
+from experiments.report.padding import cost_table
+from experiments.report.recorded import Run
+from experiments.report.table import Table, markdown, number, percent, plus_minus
+from experiments.rows import Sharpness
+from sharpjax import plot
+from sharpjax.plot import label
+
+BASE = "base"
+OTHERS = tuple(a for a in paper.ALGORITHMS if a != "sgd")
+_NAMES = {
+    "256x4": "width 256, 4 blocks",
+    "512x6": "width 512, 6 blocks",
+    "vocabulary": "large vocabulary",
+    "embedding": "embedding drawn 10 times larger",
+    "scratch": "from scratch",
+    "short": "short warm-up",
+    "long": "long warm-up",
+    "padded": "source padded, attended",
+    "t5-small": "size of t5-small",
+    "t5-small-padded": "size of t5-small, padded",
+}
+_Key = tuple[str, str, str, int, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """A run of one arm."""
+
+    run: Run
+    key: str  # One of ARMS.
+
+    @property
+    def name(self) -> str:
+        return _NAMES.get(self.key, self.key)
+
+    @functools.cached_property
+    def means(self) -> dict[_Key, claims.Summary]:
+        """(value, task, trajectory, epoch, algorithm) -> summary over batches and seeds."""
+        return {
+            (value, *cell): summary
+            for value in ("loss", "sharpness", "ratio")
+            for cell, summary in claims.group(self.run[Sharpness], claims.CELL, value).items()
+        }
+
+    def ratio(self, *cell: str | int) -> float:
+        """Mean ratio to SGD's sharpness; nan unless it is recorded and positive."""
+        summary = self.means.get(("ratio", *cell))
+        return summary.mean if summary and summary.mean > 0 else math.nan
+
+
+def arms(folder: Path) -> list[Arm]:
+    """The runs of a folder that lie in folders named as the arms are, in their order."""
+    return [Arm(Run(folder / key), key) for key in ARMS if (folder / key / Sharpness.FILE).exists()]
+
+
+def cells(found: list[Arm]) -> list[tuple[str, str, int]]:
+    """The (task, trajectory, epoch) that are measured, as the paper's columns are ordered."""
+    there = {(r.task, r.trajectory, r.epoch) for arm in found for r in arm.run[Sharpness]}
+    columns = paper.ordered({cell[:2] for cell in there})
+    return sorted(there, key=lambda cell: (columns.index(cell[:2]), cell[2]))
+
+
+def ratio_table(found: list[Arm], task: str, trajectory: str, epoch: str | int) -> Table:
+    """What each arm is, its loss, SGD's sharpness, the ratios to it and the orderings held."""
+    cell = _cell(found, task, trajectory, epoch)
+    asked = [("loss", "sgd"), ("sharpness", "sgd"), *(("ratio", a) for a in OTHERS)]
+    rows = []
+    for arm in found:
+        about, made = arm.run.config[task], arm.run.provenance["tasks"][task]
+        values = (plus_minus(arm.means.get((value, *cell, a))) for value, a in asked)
+        rows.append(
+            (
+                arm.name,
+                f"{about['d_model']} × {about['layers']}",
+                f"{about['vocab_size']:,}",
+                f"{made['parameters']:,}",
+                f"{arm.run.config['warmup_steps']:,}",
+                *values,
+                _held(arm, cell),
+            )
+        )
+    printed = paper.SHARPNESS_RATIO.get(cell, {})
+    if printed:
+        sharpness = number(paper.MEAN_SHARPNESS["sgd"]) if task == "translation" else "–"
+        ratios = (number(printed[a]) for a in OTHERS)
+        rows.append(("the paper", "", "", "", "", "–", sharpness, *ratios, "7 of 7"))
+    header = ("", "width × blocks", "vocabulary", "parameters", "warm-up steps", "test loss")
+    header += ("SGD’s sharpness", *map(label, OTHERS), "orderings")
+    caption = (
+        "Mean ± standard deviation over the measured batches; ratios are to SGD’s sharpness. The "
+        "paper’s sharpness is of Figure 2, whose epoch it does not name."
+    )
+    return Table(f"{_title(cell)}, by arm", header, rows, caption)
+
+
+def distance_table(found: list[Arm], task: str, trajectory: str, epoch: str | int) -> Table | None:
+    """The share of the distance to the paper's ratios that each arm goes; None without a base."""
+    cell = _cell(found, task, trajectory, epoch)
+    printed, base = paper.SHARPNESS_RATIO.get(cell), next((a for a in found if a.key == BASE), None)
+    if not printed or not base:
+        return None
+
+    def share(arm: Arm, algorithm: str) -> str:
+        ours, first = arm.ratio(*cell, algorithm), base.ratio(*cell, algorithm)
+        gone = math.log(ours / first) / math.log(printed[algorithm] / first)
+        return percent(gone) if math.isfinite(gone) else "–"
+
+    rows = [(arm.name, *(share(arm, a) for a in OTHERS)) for arm in found if arm is not base]
+    caption = (
+        "log(ratio/base’s)/log(paper’s/base’s): 100 % is the paper’s ratio, and what is below 0 % "
+        "goes away from it."
+    )
+    title = f"{_title(cell)}: share of the distance to the paper"
+    return Table(title, ("", *map(label, OTHERS)), rows, caption)
+
+
+def figure(found: list[Arm], task: str, trajectory: str, epoch: int) -> Figure:
+    """The ratios of every arm beside each other, and the paper's."""
+    cell, style = _cell(found, task, trajectory, epoch), plot.Style(paper.ALGORITHMS)
+    printed = paper.SHARPNESS_RATIO.get(cell, {})
+    names = [arm.name for arm in found] + ["the paper"] * bool(printed)
+    made = Figure(figsize=(7.0, 1.2 + 0.36 * len(names)), layout="constrained")
+    axis = made.subplots()
+    for algorithm in OTHERS:
+        values = [arm.ratio(*cell, algorithm) for arm in found]
+        values += [printed[algorithm]] if printed else []
+        look = style.line(algorithm) | {"marker": "o", "markersize": 5, "lw": 0.8}
+        if look["linestyle"] != "-":  # Of clipped ones.
+            look["markerfacecolor"] = "white"
+        axis.plot(values, range(len(names)), label=label(algorithm), **look)
+    axis.set_xscale("log")
+    axis.set_yticks(range(len(names)), names)
+    axis.invert_yaxis()
+    axis.grid(alpha=0.25)
+    axis.set_xlabel("sharpness / SGD’s")
+    axis.set_title(_title(cell), fontsize=10)
+    made.legend(loc="outside lower center", ncols=3, fontsize=8)
+    return made
+
+
+def write_report(folder: Path) -> Path:
+    """Writes report.md and its figures into the folder of a scale study; returns report.md.
+
+    Raises:
+      ValueError: no arm is recorded there.
+    """
+    found = arms(folder)
+    if not found:
+        raise ValueError(f"{folder}: no folder in it holds records of a scale study")
+    first = found[0].run.config
+    pieces = [
+        "# What size, vocabulary, start and embedding do to sharpness",
+        f"Each run is warmed up by {first['warmup_algorithm']} in batches of "
+        f"{first['warmup_batch_size']}, then trained on {first['examples']:,} texts and measured "
+        f"on {first['test_examples']:,} of them.",
+    ]
+    for task, trajectory, epoch in cells(found):
+        here = [a for a in found if ("ratio", task, trajectory, epoch, "sgd") in a.means]
+        cell, name = (here, task, trajectory, epoch), f"scale_{task}_{trajectory}_e{epoch:02d}"
+        _, png = figure_files.write(folder, name, functools.partial(figure, *cell))
+        picture = Path(os.path.relpath(png, folder)).as_posix()
+        pieces.append(f"![{_title((task, trajectory, epoch))}]({picture})")
+        pieces += [markdown(t) for t in (ratio_table(*cell), distance_table(*cell)) if t]
+    pieces.append(markdown(cost_table(found)))
+    records.write_atomically(folder / "report.md", "\n\n".join(pieces) + "\n")
+    return folder / "report.md"
+
+
+def _cell(found: list[Arm], task: str, trajectory: str, epoch: str | int) -> tuple[str, str, int]:
+    cell = (task, trajectory, int(epoch))
+    if cell not in cells(found):
+        raise ValueError(f"no arm has measured {task}, {trajectory}, epoch {epoch}")
+    return cell
+
+
+def _held(arm: Arm, cell: tuple[str, str, int]) -> str:
+    rows = [r for r in arm.run[Sharpness] if (r.task, r.trajectory, r.epoch) == cell]
+    details = [d for c in claims.evaluate(rows) if c.is_ordering for d in c.details]
+    return f"{sum(d.held for d in details)} of {len(details)}" if details else "–"
+
+
+def _title(cell: tuple[str, str, int]) -> str:
+    return f"{paper.column_name(cell[:2])}, epoch {cell[2]}"
