@@ -14,6 +14,7 @@ import time
 import traceback
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,53 +46,48 @@ def parts(quick: bool, repeats: int) -> list[Part]:
     small, large = ((2, 8), (4, 8)) if quick else ((8, 128), (64, 128))
     n = 10_000 if quick else 6 * 10**7
 
-    def measured(name, size, methods):
-        def rows():
-            peers = ("vhp",) if _harness.torch_device() else ()
-            options = {"peers": peers, "methods": methods}
-            return directions.compare_methods(name, *size, COUNT, repeats, **options)
+    one, two = models
 
+    def measured(name, size, methods):
+        rows = partial(sharpness, name, *size, repeats, methods)
         return Part("directions", "rows", f"{name}, {size[0]}x{size[1]}", 40, rows)
 
-    def trained(name, dtype):
-        rows = lambda: train.compare_steps(name, *small, repeats, dtype)  # noqa: E731
-        return Part("train", "rows", f"{name}, {dtype}", 25, rows)
-
-    def followed():
-        return monitor.monitoring(models[0], *small, repeats, monitor.KINDS[2:])
+    def trained(name, dtype, kinds):
+        rows = partial(train.compare_steps, name, *small, repeats, dtype, kinds)
+        return Part("train", "rows", f"{name}, {dtype}", 15 * len(kinds) - 10, rows)
 
     def selected(distribution):
-        rows = lambda: threshold.compare_peers(distribution, n, FRACTION, repeats)  # noqa: E731
+        rows = partial(threshold.compare_peers, distribution, n, FRACTION, repeats)
         return Part("threshold", "rows", distribution, 10, rows)
 
+    followed = partial(monitor.monitoring, one, *small, repeats, monitor.KINDS[2:])
+    clipped = partial(threshold.compare_scopes, n, FRACTION, repeats)
+    counted = partial(directions.arithmetic, one, *small, repeats)
     return [
-        measured(models[0], small, directions.METHODS),
-        trained(models[0], "float32"),
-        trained(models[0], "bfloat16"),
-        Part("monitor", "rows", models[0], 20, followed),
+        measured(one, small, directions.METHODS),
+        trained(one, "float32", train.KINDS),
+        trained(one, "bfloat16", train.KINDS[:2]),
+        Part("monitor", "rows", one, 20, followed),
         *map(selected, DISTRIBUTIONS),
-        Part(
-            "threshold",
-            "scopes",
-            "scopes",
-            15,
-            lambda: threshold.compare_scopes(n, FRACTION, repeats),
-        ),
-        Part("precision", "rows", models[0], 25, lambda: precision(models[0], *small)),
-        Part("precision", "thresholds", "thresholds", 8, lambda: thresholds(n)),
-        measured(models[0], large, directions.METHODS[-1:]),
-        Part(
-            "directions",
-            "arithmetic",
-            models[0],
-            8,
-            lambda: directions.arithmetic(models[0], *small, repeats),
-        ),
-        measured(models[1], small, directions.METHODS),
-        trained(models[1], "float32"),
-        trained(models[1], "bfloat16"),
-        measured(models[1], large, directions.METHODS[-1:]),
+        Part("threshold", "scopes", "by scope", 15, clipped),
+        Part("precision", "rows", one, 25, partial(precision, one, *small)),
+        Part("precision", "thresholds", "thresholds", 8, partial(thresholds, n)),
+        measured(one, large, directions.METHODS[-1:]),
+        Part("directions", "arithmetic", f"arithmetic, {one}", 8, counted),
+        measured(two, small, directions.METHODS),
+        trained(two, "float32", train.KINDS[:3]),
+        trained(two, "bfloat16", train.KINDS[:2]),
+        measured(two, large, directions.METHODS[-1:]),
     ]
+
+
+def sharpness(
+    name: str, examples: int, length: int, repeats: int, methods: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """By these methods, and by the loop."""
+    peers = ("vhp",) if _harness.torch_device() else ()
+    options = {"peers": peers, "methods": methods}
+    return directions.compare_methods(name, examples, length, COUNT, repeats, **options)
 
 
 def precision(name: str, examples: int, length: int) -> list[dict[str, Any]]:

@@ -100,10 +100,16 @@ def peers_of(dtype: str) -> tuple[str, ...]:
 
 
 def compare_steps(
-    name: str, examples: int, length: int, repeats: int, dtype: str = "float32"
+    name: str,
+    examples: int,
+    length: int,
+    repeats: int,
+    dtype: str = "float32",
+    kinds: tuple[str, ...] = KINDS,
 ) -> list[dict[str, Any]]:
+    """A row for each kind, the first two among them, and each of PyTorch's steps."""
     batch = batch_of(name, examples, length)
-    runs = {kind: contender(kind, name, batch, dtype) for kind in KINDS}
+    runs = {kind: contender(kind, name, batch, dtype) for kind in kinds}
     _harness.first_results(runs.values())
     runs |= {kind: contender(kind, name, batch, dtype) for kind in peers_of(dtype)}
     seconds = _harness.interleaved_seconds(runs, repeats=repeats)
