@@ -14,7 +14,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
@@ -51,11 +51,11 @@ def wait(result: Any = None) -> None:
         torch.cuda.synchronize()
 
 
-def first_results(runs: Iterable[Callable[[], Any]]) -> list[Any]:
-    """The results of JAX's contenders, which compiles them; on a GPU in threads, at once.
+def compiled(*runs: Callable[[], Any]) -> list[Any]:
+    """The results of calls that compile JAX's programs; on a GPU in threads, at once.
 
-    Most of an XLA compilation for a GPU keeps one core busy; one for a CPU keeps all of them, and
-    there memory would have to hold all contenders.
+    Most of an XLA compilation for a GPU keeps one core busy. One for a CPU keeps all of them, and
+    there memory would have to hold all that is called.
     """
     with ThreadPoolExecutor(16 if on_gpu() else 1) as threads:
         return list(threads.map(lambda run: jax.block_until_ready(run()), runs))

@@ -257,21 +257,19 @@ def compare_methods(
     params = same_params(model) if peers else jax.device_put(host_params(name))
     updates = directions_like(params, count)
     measured = {m: measurement(name, params, updates, batch, m) for m in methods}
-    gradient, *found = _harness.first_results(
-        [gradient_here(name, params, batch).compile, *measured.values()]
+    gradient, *held = _harness.compiled(
+        gradient_here(name, params, batch).compile,
+        *(functools.partial(temporary_bytes, run) for run in measured.values()),
     )
     runs: dict[str, Callable[[], Any]] = {"gradient": lambda: gradient(params, batch), **measured}
-    answers = {m: float(x["direction 0"].sharpness) for m, x in zip(methods, found, strict=True)}
     temporary = {"gradient": gradient.memory_analysis().temp_size_in_bytes}
-    for method, run in measured.items():
-        temporary[method] = temporary_bytes(run)
-        if jitted:
-            inside, arguments = in_one_program(run)
-            kind = f"{method}, in jit"
-            runs[kind] = functools.partial(inside, *arguments)
-            temporary[kind] = inside.memory_analysis().temp_size_in_bytes
-            answers[kind] = float(runs[kind]()["direction 0"].sharpness)
-    ours = set(answers)
+    temporary |= dict(zip(methods, held, strict=True))
+    for method, run in measured.items() if jitted else ():
+        inside, arguments = in_one_program(run)
+        runs[f"{method}, in jit"] = functools.partial(inside, *arguments)
+        temporary[f"{method}, in jit"] = inside.memory_analysis().temp_size_in_bytes
+    ours = runs.keys() - {"gradient"}
+    answers = {kind: float(runs[kind]()["direction 0"].sharpness) for kind in ours}
     for kind in ("gradient (torch)", *peers) if peers else ():
         runs[kind] = peer(kind, model, batch)
         if _harness.on_gpu():

@@ -93,9 +93,7 @@ def contenders(
             if whose == kind:
                 jax.block_until_ready(run())
 
-    _harness.first_results(
-        functools.partial(first, kind) for kind, what in runs if what != "follow"
-    )
+    _harness.compiled(*(functools.partial(first, kind) for kind, what in runs if what != "follow"))
     return runs, {kind: held_bytes(state) for kind, state in held.items()}
 
 

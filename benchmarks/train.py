@@ -110,7 +110,7 @@ def compare_steps(
     """A row for each kind, the first two among them, and each of PyTorch's steps."""
     batch = batch_of(name, examples, length)
     runs = {kind: contender(kind, name, batch, dtype) for kind in kinds}
-    _harness.first_results(runs.values())
+    _harness.compiled(*runs.values())
     runs |= {kind: contender(kind, name, batch, dtype) for kind in peers_of(dtype)}
     seconds = _harness.interleaved_seconds(runs, repeats=repeats)
     rows = []
