@@ -1,11 +1,12 @@
 """`python -m benchmarks NAME …` runs one benchmark; each has `--help`."""
 
 import importlib
+import os
 import sys
 
 NAMES = (
     *("threshold", "compile", "directions", "scaling", "anatomy", "train", "monitor", "study"),
-    *("remat", "plan", "paper", "demo", "report"),
+    *("remat", "plan", "paper", "demo", "accelerator", "report"),
 )
 
 
@@ -17,6 +18,9 @@ def main(arguments: list[str]) -> int:
         given = repr(arguments[0]) if arguments else "nothing"
         print(f"benchmark must be one of {', '.join(NAMES)}, got {given}", file=sys.stderr)
         return 2
+    # PyTorch's peers share a GPU: JAX takes what it needs, and half of its memory at most.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")
     # Imported on demand: each benchmark needs other peers installed.
     return importlib.import_module(f"benchmarks.{arguments[0]}").main(arguments[1:]) or 0
 

@@ -1,36 +1,95 @@
-"""What the benchmarks share: interleaved timing, peak memory, and rows as a table and as JSON."""
+"""What the benchmarks share: interleaved timing, peak memory, and rows as a table and as JSON.
+
+All run where JAX does by default, PyTorch's peers too; without PyTorch they are left out.
+"""
 
 import argparse
+import importlib
 import importlib.metadata
+import importlib.util
 import json
+import math
 import os
 import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import jax
 
+LEAST = 0.05  # Seconds that one timing lasts at least.
+alone = False  # Whether PyTorch's peers are left out.
+
+
+def on_gpu() -> bool:
+    return jax.default_backend() == "gpu"
+
+
+def installed(name: str) -> Any:
+    """A module, or None."""
+    return importlib.import_module(name) if importlib.util.find_spec(name) else None
+
+
+def torch_device() -> str | None:
+    """The device of PyTorch's peers, which is JAX's; None where they cannot run."""
+    torch = None if alone else installed("torch")
+    if torch is None or (on_gpu() and not torch.cuda.is_available()):
+        return None
+    return "cuda" if on_gpu() else "cpu"
+
+
+def wait(result: Any = None) -> None:
+    """Until a result is there, and all that PyTorch was asked for."""
+    jax.block_until_ready(result)
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def compiled(*runs: Callable[[], Any]) -> list[Any]:
+    """The results of calls that compile JAX's programs; on a GPU in threads, at once.
+
+    Most of an XLA compilation for a GPU keeps one core busy. One for a CPU keeps all of them, and
+    there memory would have to hold all that is called.
+    """
+    with ThreadPoolExecutor(16 if on_gpu() else 1) as threads:
+        return list(threads.map(lambda run: jax.block_until_ready(run()), runs))
+
+
+def seconds_each(run: Callable[[], Any]) -> float:
+    """Seconds per call; calls are repeated until they last long enough to be timed."""
+    calls = 1
+    while True:
+        wait()
+        start = time.perf_counter()
+        for _ in range(calls):
+            result = run()
+        wait(result)
+        seconds = time.perf_counter() - start
+        if seconds >= LEAST:
+            return seconds / calls
+        calls = max(2 * calls, math.ceil(calls * LEAST / seconds))
+
 
 def interleaved_seconds(
     runs: Mapping[Any, Callable[[], Any]], *, repeats: int, warmups: int = 1
 ) -> dict[Any, list[float]]:
-    """Seconds per run of each callable, taking turns so that a busy machine slows all alike.
+    """Seconds per call of each, taking turns so that a busy machine slows all alike.
 
-    A result that is a JAX array is waited for. The first `warmups` rounds, which compile, do not
-    count.
+    Results are waited for. The first `warmups` rounds, which compile, do not count.
     """
     seconds: dict[Any, list[float]] = {name: [] for name in runs}
-    for round_number in range(warmups + repeats):
+    for _ in range(warmups):
+        for run in runs.values():
+            wait(run())
+    for _ in range(repeats):
         for name, run in runs.items():
-            start = time.perf_counter()
-            jax.block_until_ready(run())
-            if round_number >= warmups:
-                seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(seconds_each(run))
     return seconds
 
 
@@ -53,12 +112,23 @@ def compare(seconds: Mapping[Any, Sequence[float]], reference: Any) -> list[dict
 
 
 def peak_mebibytes(code: str) -> float:
-    """Peak resident memory of a fresh process that runs `code`, on Unix."""
-    report = "\nimport resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    """Peak memory of a fresh process that runs `code`: a GPU's, or what is resident, on Unix."""
+    report = "\nfrom benchmarks import _harness; print(_harness.peak_bytes())"
     run = [sys.executable, "-c", code + report]
     done = subprocess.run(run, capture_output=True, text=True, check=True)
-    unit = 1 if sys.platform == "darwin" else 1024  # Bytes there, KiB on Linux.
-    return int(done.stdout.split()[-1]) * unit / 2**20
+    return int(done.stdout.split()[-1]) / 2**20
+
+
+def peak_bytes() -> int:
+    """The most that this process has held, of its GPU or of the host."""
+    if on_gpu():
+        torch = sys.modules.get("torch")
+        theirs = torch.cuda.max_memory_allocated() if torch is not None else 0
+        return jax.devices()[0].memory_stats()["peak_bytes_in_use"] + theirs
+    import resource  # Of Unix.
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024)  # Bytes there, KiB on Linux.
 
 
 def rows_of(code: str, **environment: str) -> list[dict[str, Any]]:
@@ -81,7 +151,11 @@ def environment() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "machine": platform.machine(),
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": {
+            name: importlib.metadata.version(name)
+            for name in PACKAGES
+            if importlib.util.find_spec(name)
+        },
     }
 
 
@@ -104,14 +178,24 @@ def write_json(path: str | Path, benchmark: str, rows: Sequence[Mapping[str, Any
 
 
 def model_options(
-    name: str, about: str | None, models: Sequence[str], repeats: int, arguments: Sequence[str]
+    name: str,
+    about: str | None,
+    models: Sequence[str],
+    repeats: int,
+    arguments: Sequence[str],
+    **more: Mapping[str, Any],
 ) -> argparse.Namespace:
-    """The options of a benchmark of models: `models`, and a batch's `examples` and `length`."""
+    """The options of a benchmark of models: `models`, and a batch's `examples` and `length`.
+
+    `more` are further ones, as `add_argument` takes them.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks {name}", description=about)
     parser.add_argument("--models", nargs="+", default=models)
     parser.add_argument("--repeats", type=int, default=repeats)
     parser.add_argument("--quick", action="store_true", help="tiny models: a smoke test")
     parser.add_argument("--out", help="write the rows to this JSON file")
+    for option, how in more.items():
+        parser.add_argument(f"--{option}", **how)
     options = parser.parse_args(arguments)
     options.examples, options.length = (2, 8) if options.quick else (8, 128)
     if options.quick:

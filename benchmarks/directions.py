@@ -4,7 +4,8 @@ Random weights of the real shapes, the same in both frameworks; nothing is padde
 measures all directions in one call; a peer measures one, and its time counts that often.
 `gradients_each` is the time for one direction over that of one gradient here, and `times_vhp` how
 many times faster than the loop, both round by round. Peers get one direction to hold, we all,
-except where updates are made one at a time (`measure_updates`).
+except where updates are made one at a time (`measure_updates`). All multiply in float32 proper, as
+measurements do, also on a GPU, where JAX's own default is TF32.
 """
 
 import argparse
@@ -19,9 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
 import transformers
-from torch.func import functional_call
 
 import sharpjax
 from benchmarks import _harness
@@ -35,6 +34,8 @@ from sharpjax.models import (
     load_pretrained,
     make_loss,
 )
+
+torch = _harness.installed("torch")
 
 SIZES = ("8x128", "4x64")
 METHODS = ("reverse", "forward", "adjoint")
@@ -87,7 +88,13 @@ def torch_model(name: str, attention: str = "eager") -> Any:
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return by_kind[kind].from_config(config).eval()
+        return by_kind[kind].from_config(config).eval().to(_harness.torch_device())
+
+
+def torch_batch(batch: Any) -> dict[str, Any]:
+    """A batch for the reference, where it computes."""
+    device = _harness.torch_device()
+    return {k: torch.from_numpy(np.asarray(x)).long().to(device) for k, x in batch.items()}
 
 
 def same_params(model: Any) -> Any:
@@ -95,6 +102,19 @@ def same_params(model: Any) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         return load_pretrained(folder)[1]
+
+
+@functools.cache
+def host_params(name: str) -> Any:
+    """Our parameters at a seed, in NumPy: a GPU's compiler takes long over how they are drawn."""
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        return jax.device_get(init_params(MODELS[name], jax.random.key(0)))
+
+
+@functools.cache
+def loss_of(name: str, dtype: str | None = None) -> Callable[..., jax.Array]:
+    """The loss of a model that computes in a dtype; one object, so that its programs are shared."""
+    return make_loss(MODELS[name].clone(dtype=dtype and jnp.dtype(dtype)))
 
 
 def batch_of(name: str, examples: int, length: int) -> dict[str, np.ndarray]:
@@ -106,29 +126,23 @@ def batch_of(name: str, examples: int, length: int) -> dict[str, np.ndarray]:
 
 def directions_like(params: Any, count: int) -> dict[str, Any]:
     """The parameters themselves, which a peer knows too, and random directions."""
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(0), (count, len(leaves)))
-    drawn = [
-        structure.unflatten(
-            [jax.random.normal(k, x.shape) for k, x in zip(row, leaves, strict=True)]
-        )
-        for row in keys[1:]
-    ]
+    rng = np.random.default_rng(0)
+    draw = lambda x: jnp.asarray(rng.random(x.shape, np.float32) - np.float32(0.5))  # noqa: E731
+    drawn = [jax.tree.map(draw, params) for _ in range(count - 1)]
     return {f"direction {i}": tree for i, tree in enumerate([params, *drawn])}
 
 
-def gradient_here(name: str, params: Any, batch: Any) -> Any:
-    """A compiled gradient at the precision of the measurements, on its arguments."""
+def gradient_here(name: str, params: Any, batch: Any) -> jax.stages.Lowered:
+    """A gradient at the precision of the measurements, to be compiled."""
     with jax.default_matmul_precision("highest"):
-        gradient = jax.jit(jax.value_and_grad(make_loss(MODELS[name])))
-        return gradient.lower(params, batch).compile()
+        return jax.jit(jax.value_and_grad(loss_of(name))).lower(params, batch)
 
 
 def measurement(
     name: str, params: Any, updates: Any, batch: Any, method: str, loss: Any = None
 ) -> functools.partial:
     """`measure_directions` of one micro-batch, as it is called outside of `jit`."""
-    loss = loss or make_loss(MODELS[name])
+    loss = loss or loss_of(name)
     batches = jax.tree.map(lambda x: jnp.asarray(x)[None], batch)
     return functools.partial(
         sharpjax.measure_directions, loss, params, updates, batches, method=method
@@ -141,7 +155,7 @@ def making(name: str, batch: Any, count: int, method: str) -> tuple[Any, Callabl
     clipped = {str(i): sharpjax.coord_clip((i + 1) / 100) for i in range(count)}
     pseudo = sharpjax.pseudo_updates(clipped)
     operands = pseudo, params, pseudo.init(params), jax.tree.map(lambda x: x[None], batch)
-    loss = make_loss(MODELS[name])
+    loss = loss_of(name)
     return params, lambda: sharpjax.measure_updates(loss, params, *operands, method=method)
 
 
@@ -154,14 +168,17 @@ def temporary_bytes(measurement: functools.partial) -> int:
 
 def peer(kind: str, model: Any, batch: Any) -> Callable[[], Any]:
     """One gradient, or vᵀHv along v = parameters/‖parameters‖ by a peer."""
-    inputs = {k: torch.from_numpy(np.asarray(x)).long() for k, x in batch.items()}
+    torch.set_float32_matmul_precision("highest")
+    inputs = torch_batch(batch)
     names = [name for name, _ in model.named_parameters()]
     params = tuple(p.detach() for p in model.parameters())
     norm = torch.sqrt(sum((p**2).sum() for p in params))
     v = tuple(p / norm for p in params)
 
     def loss(*values):
-        return functional_call(model, dict(zip(names, values, strict=True)), (), inputs).loss
+        return torch.func.functional_call(
+            model, dict(zip(names, values, strict=True)), (), inputs
+        ).loss
 
     def dot(a, b):
         return float(sum((x * y).sum() for x, y in zip(a, b, strict=True)))
@@ -182,6 +199,15 @@ def peer(kind: str, model: Any, batch: Any) -> Callable[[], Any]:
         "vhp": lambda: dot(torch.autograd.functional.vhp(loss, params, v)[1], v),
         "torch.func": jvp_of_grad,
     }[kind]
+
+
+def peer_bytes(run: Callable[[], Any]) -> int:
+    """What a peer takes of a GPU beside what it held before."""
+    _harness.wait(run())  # Once before: what it keeps from call to call is there then.
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    _harness.wait(run())
+    return torch.cuda.max_memory_allocated() - before
 
 
 def curvlinops_hessian(model: Any, inputs: dict[str, Any]) -> Any:
@@ -224,25 +250,30 @@ def compare_methods(
     repeats: int,
     peers: tuple[str, ...] = PEERS,
     jitted: bool = False,
+    methods: tuple[str, ...] = METHODS,
 ) -> list[dict[str, Any]]:
-    model, batch = torch_model(name), batch_of(name, examples, length)
-    params = same_params(model)
+    """A row for a gradient, each method and each peer; without peers, no `times_vhp`."""
+    model, batch = torch_model(name) if peers else None, batch_of(name, examples, length)
+    params = same_params(model) if peers else jax.device_put(host_params(name))
     updates = directions_like(params, count)
-    gradient = gradient_here(name, params, batch)
-    runs: dict[str, Callable[[], Any]] = {"gradient": lambda: gradient(params, batch)}
+    measured = {m: measurement(name, params, updates, batch, m) for m in methods}
+    gradient, *held = _harness.compiled(
+        gradient_here(name, params, batch).compile,
+        *(functools.partial(temporary_bytes, run) for run in measured.values()),
+    )
+    runs: dict[str, Callable[[], Any]] = {"gradient": lambda: gradient(params, batch), **measured}
     temporary = {"gradient": gradient.memory_analysis().temp_size_in_bytes}
-    for method in METHODS:
-        runs[method] = measurement(name, params, updates, batch, method)
-        temporary[method] = temporary_bytes(runs[method])
-        if jitted:
-            inside, arguments = in_one_program(runs[method])
-            runs[f"{method}, in jit"] = functools.partial(inside, *arguments)
-            temporary[f"{method}, in jit"] = inside.memory_analysis().temp_size_in_bytes
-    for kind in ("gradient (torch)", *peers):
-        runs[kind] = peer(kind, model, batch)
-
-    ours = {kind for kind in runs if kind.partition(",")[0] in METHODS}
+    temporary |= dict(zip(methods, held, strict=True))
+    for method, run in measured.items() if jitted else ():
+        inside, arguments = in_one_program(run)
+        runs[f"{method}, in jit"] = functools.partial(inside, *arguments)
+        temporary[f"{method}, in jit"] = inside.memory_analysis().temp_size_in_bytes
+    ours = runs.keys() - {"gradient"}
     answers = {kind: float(runs[kind]()["direction 0"].sharpness) for kind in ours}
+    for kind in ("gradient (torch)", *peers) if peers else ():
+        runs[kind] = peer(kind, model, batch)
+        if _harness.on_gpu():
+            temporary[kind] = peer_bytes(runs[kind])
     answers |= {kind: runs[kind]() for kind in peers}
     if isinstance(MODELS[name], RobertaForMaskedLM):
         # curvlinops 3.0.1 differs from all others, PyTorch's included, in the rows of LayerNorm's
@@ -252,23 +283,23 @@ def compare_methods(
     if spread > 0.05 * max(map(abs, answers.values())):
         raise AssertionError(f"{name}, {examples}x{length}: the sharpness differs: {answers}")
 
-    for kind in ("gradient", "gradient (torch)"):  # The others have just run once.
-        jax.block_until_ready(runs[kind]())
+    for kind in {"gradient", "gradient (torch)"} & runs.keys():  # The others have just run once.
+        _harness.wait(runs[kind]())
     seconds = _harness.interleaved_seconds(runs, repeats=repeats, warmups=0)
     rows = []
     for row in _harness.compare(seconds, "gradient"):
         kind = row["name"]
-        measured = count if kind in ours else 1
-        loop = zip(seconds["vhp"], seconds[kind], strict=True)
+        many = count if kind in ours else 1
+        loop = zip(seconds["vhp"], seconds[kind], strict=True) if peers else ()
         rows.append(
             {
                 "model": name,
                 "batch": f"{examples}x{length}",
                 "name": kind,
-                "directions": measured,
+                "directions": many,
                 "seconds": row["seconds"],
-                "gradients_each": row["times_reference"] / measured,
-                "times_vhp": median(v * measured / s for v, s in loop),
+                "gradients_each": row["times_reference"] / many,
+                "times_vhp": median(v * many / s for v, s in loop) if peers else "",
                 "temporary_MiB": round(temporary[kind] / 2**20) if kind in temporary else "",
             }
         )
@@ -296,8 +327,8 @@ def peak_memory(
         peak, base = _harness.peak_mebibytes(whole), _harness.peak_mebibytes(start)
         row = {"model": name, "batch": f"{examples}x{length}", "name": kind}
         rows.append({**row, "peak_MiB": peak, "extra_MiB": peak - base})
-    loop = next(row["peak_MiB"] for row in rows if row["name"] == "vhp")
-    return [{**row, "of_vhp": row["peak_MiB"] / loop} for row in rows]
+    loop = next((row["peak_MiB"] for row in rows if row["name"] == "vhp"), None)
+    return [{**row, "of_vhp": row["peak_MiB"] / loop if loop else ""} for row in rows]
 
 
 def fit_tokens(name: str, length: int, count: int, method: str, repeats: int) -> dict[str, Any]:
@@ -326,13 +357,15 @@ def fit_tokens(name: str, length: int, count: int, method: str, repeats: int) ->
 
 def arithmetic(name: str, examples: int, length: int, repeats: int) -> list[dict[str, Any]]:
     """GFLOP/s of a gradient, by the compiler's count, beside those of a plain product."""
-    params, batch = init_params(MODELS[name], jax.random.key(0)), batch_of(name, examples, length)
-    gradient = gradient_here(name, params, batch)
-    n = 2048 if examples * length >= 1024 else 256
-    a = jnp.ones((n, n))
-    product = jax.jit(lambda a: a @ a).lower(a).compile()
+    params, batch = jax.device_put(host_params(name)), batch_of(name, examples, length)
+    gradient = gradient_here(name, params, batch).compile()
+    n = 256 if examples * length < 1024 else 8192 if _harness.on_gpu() else 2048
+    a = jnp.asarray(np.random.default_rng(0).random((n, n), np.float32))
+    product = jax.jit(lambda a: jnp.matmul(a, a, precision="highest"))
     runs = {"gradient": lambda: gradient(params, batch), "matrix product": lambda: product(a)}
-    flops = {"gradient": gradient.cost_analysis()["flops"], "matrix product": 2 * n**3}
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):  # A GPU's library calls hide it.
+        counted = gradient_here(name, host_params(name), batch).cost_analysis()["flops"]
+    flops = {"gradient": counted, "matrix product": 2 * n**3}
     seconds = _harness.interleaved_seconds(runs, repeats=repeats)
     rate = {kind: flops[kind] / min(values) / 1e9 for kind, values in seconds.items()}
     return [
@@ -354,7 +387,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--out", help="write the rows to this JSON file")
     options = parser.parse_args(arguments)
 
-    peers = PEERS[0], *options.peers
+    peers = (PEERS[0], *options.peers) if _harness.torch_device() else ()
     models = ["tiny-t5", "tiny-roberta"] if options.quick else options.models
     asked = ["2x8"] if options.quick else options.sizes
     sizes = [tuple(map(int, size.split("x"))) for size in asked]

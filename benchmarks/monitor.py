@@ -8,7 +8,7 @@ followed, whose optimizers each hold a state of their own.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
@@ -17,11 +17,12 @@ import optax
 
 import sharpjax
 from benchmarks import _harness
-from benchmarks.directions import MODELS, batch_of
-from sharpjax.models import init_params, make_loss
+from benchmarks.directions import batch_of, host_params, loss_of
+from benchmarks.train import gradient_here
 
 EVERY = 100
 STEP = "training step"
+KINDS = ("each its own", "shared", "shared, donated")
 
 
 def training_step(name: str, batch: Any, params: Any) -> Callable[[], Any]:
@@ -29,7 +30,7 @@ def training_step(name: str, batch: Any, params: Any) -> Callable[[], Any]:
     tx = optax.sgd(1e-3)
 
     def step(params, state, batch):
-        loss, grads = jax.value_and_grad(make_loss(MODELS[name]))(params, batch)
+        loss, grads = jax.value_and_grad(loss_of(name))(params, batch)
         updates, state = tx.update(grads, state, params)
         return (optax.apply_updates(params, updates), state), loss
 
@@ -44,48 +45,55 @@ def training_step(name: str, batch: Any, params: Any) -> Callable[[], Any]:
     return run
 
 
-def contenders(name: str, examples: int, length: int) -> tuple[dict[Any, Callable], dict[str, int]]:
-    """What is timed, and how many bytes the states of either kind hold."""
-    params, batch = init_params(MODELS[name], jax.random.key(0)), batch_of(name, examples, length)
-    loss_fn, algorithms = make_loss(MODELS[name]), sharpjax.paper_algorithms()
+def contenders(
+    name: str, examples: int, length: int, kinds: Sequence[str] = KINDS
+) -> tuple[dict[Any, Callable], dict[str, int]]:
+    """What is timed, and how many bytes the states of each kind hold."""
+    params, batch = jax.device_put(host_params(name)), batch_of(name, examples, length)
+    loss_fn, algorithms = loss_of(name), sharpjax.paper_algorithms()
     batches = jax.tree.map(lambda x: x[None], batch)
-    grads = jax.jit(jax.grad(loss_fn))(params, batch)
+    _, grads = gradient_here(name, "float32")(params, batch)
     options = {"every": EVERY, "method": "adjoint"}
     monitors = {
-        "shared": sharpjax.sharpness_monitor(loss_fn, algorithms, batches, **options),
-        "shared, donated": sharpjax.sharpness_monitor(
-            loss_fn, algorithms, batches, donate=True, **options
-        ),
+        kind: sharpjax.sharpness_monitor(
+            loss_fn, algorithms, batches, donate=kind == KINDS[2], **options
+        )
+        for kind in kinds
+        if kind != KINDS[0]
     }
     pseudo = sharpjax.pseudo_updates(algorithms)
     propose = jax.jit(pseudo.update)
     advance = jax.jit(lambda *operands: pseudo.update(*operands)[1])
     held = {kind: monitor.init(params) for kind, monitor in monitors.items()}
-    held["each its own"] = pseudo.init(params)
+    if KINDS[0] in kinds:
+        held[KINDS[0]] = pseudo.init(params)
 
     def monitored(kind, step):
         held[kind], stats = monitors[kind].update(step, grads, held[kind], params)
         return held[kind], stats
 
     def follow():
-        held["each its own"] = advance(grads, held["each its own"], params)
-        return held["each its own"]
+        held[KINDS[0]] = advance(grads, held[KINDS[0]], params)
+        return held[KINDS[0]]
 
     def measure():
-        updates, held["each its own"] = propose(grads, held["each its own"], params)
+        updates, held[KINDS[0]] = propose(grads, held[KINDS[0]], params)
         stats = sharpjax.measure_directions(loss_fn, params, updates, batches, method="adjoint")
-        return held["each its own"], stats
+        return held[KINDS[0]], stats
 
-    runs = {
-        (STEP, STEP): training_step(name, batch, params),
-        ("each its own", "follow"): follow,
-        ("each its own", "measure"): measure,
-    }
+    runs = {(STEP, STEP): training_step(name, batch, params)}
+    if KINDS[0] in kinds:
+        runs |= {(KINDS[0], "follow"): follow, (KINDS[0], "measure"): measure}
     for kind in monitors:
         runs[kind, "follow"] = functools.partial(monitored, kind, 1)
         runs[kind, "measure"] = functools.partial(monitored, kind, EVERY)
-    for run in runs.values():  # A first round compiles; what states hold is seen after it.
-        jax.block_until_ready(run())
+
+    def first(kind):  # A first round compiles; what states hold is seen after it.
+        for (whose, _), run in runs.items():
+            if whose == kind:
+                jax.block_until_ready(run())
+
+    _harness.compiled(*(functools.partial(first, kind) for kind, what in runs if what != "follow"))
     return runs, {kind: held_bytes(state) for kind, state in held.items()}
 
 
@@ -94,8 +102,10 @@ def held_bytes(tree: Any) -> int:
     return sum(x.nbytes for x in {id(x): x for x in jax.tree.leaves(tree)}.values())
 
 
-def monitoring(name: str, examples: int, length: int, repeats: int) -> list[dict[str, Any]]:
-    runs, held = contenders(name, examples, length)
+def monitoring(
+    name: str, examples: int, length: int, repeats: int, kinds: Sequence[str] = KINDS
+) -> list[dict[str, Any]]:
+    runs, held = contenders(name, examples, length, kinds)
     seconds = _harness.interleaved_seconds(runs, repeats=repeats, warmups=0)
     rows = []
     for kind, what in runs:

@@ -3,7 +3,7 @@
 A block's words name a file, a list in it and what its rows are limited to, as in
 `<!-- directions rows model=t5-small batch=8x128 -->`; after slashes one number by row and column,
 `<!-- directions rows model=t5-small batch=8x128 / adjoint / times vhp -->`. The words
-`<!-- directions where -->` tell of the machine.
+`<!-- directions where -->` tell of the machine. `h100/directions` is a file in a folder.
 """
 
 import argparse

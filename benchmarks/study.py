@@ -18,7 +18,7 @@ import torch
 
 import sharpjax
 from benchmarks import _harness
-from benchmarks.directions import MODELS, batch_of, peer, same_params, torch_model
+from benchmarks.directions import MODELS, batch_of, peer, same_params, torch_batch, torch_model
 from experiments.run import training
 from experiments.run.devices import one_device
 from sharpjax.models import make_loss
@@ -60,7 +60,7 @@ def there(name: str, model: Any, batches: Any) -> dict[str, Callable[[], Any]]:
     fast = torch_model(name, attention="sdpa")  # For what needs no second derivative.
     fast.load_state_dict(model.state_dict())
     micro = [{k: v[i] for k, v in batches.items()} for i in range(len(batches["labels"]))]
-    inputs = [{k: torch.from_numpy(v).long() for k, v in batch.items()} for batch in micro]
+    inputs = [torch_batch(batch) for batch in micro]
     optimizer = torch.optim.SGD(fast.parameters(), lr=1e-3, momentum=0.9)
     products = [peer("vhp", model, batch) for batch in micro]
 

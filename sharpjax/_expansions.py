@@ -136,9 +136,12 @@ def compiled(objective: Objective, method: str, chunk: int) -> tuple[Any, Any]:
     """
     lowered = objective.lower(_shared, np.int32(0), method=method)
     shared = lowered.compile()
-    # The outputs of the one, as XLA lays them out on the devices, are the other's inputs.
+    # The outputs of the one, as XLA lays them out on the devices, are the other's inputs. On one
+    # device nothing is said of that: the program is then the one that a measurement runs.
     _, along = jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        lambda x, sharding: jax.ShapeDtypeStruct(
+            x.shape, x.dtype, sharding=sharding if sharding.num_devices > 1 else None
+        ),
         lowered.out_info,
         shared.output_shardings,
     )

@@ -134,11 +134,11 @@ def _form(parameter):
     """A parameter, with numbers for the variables of the programs in it, which make none equal."""
     if isinstance(parameter, tuple | list):
         return tuple(map(_form, parameter))
-    if isinstance(parameter, core.ClosedJaxpr):
-        constants = zip(parameter.jaxpr.constvars, parameter.consts, strict=True)
-        return _form(parameter.jaxpr), *(_constant(x, value) for x, value in constants)
-    if not isinstance(parameter, core.Jaxpr):
+    if not isinstance(parameter, core.ClosedJaxpr | core.Jaxpr):  # One type from JAX 0.11 on.
         return parameter
+    constants = getattr(parameter, "consts", ())
+    parameter = getattr(parameter, "jaxpr", parameter)
+    constants = [_constant(x, c) for x, c in zip(parameter.constvars, constants, strict=False)]
     inputs = [*parameter.constvars, *parameter.invars]
     numbers: dict = {x: i for i, x in enumerate(inputs)}
     number = lambda x: _literal(x) if isinstance(x, core.Literal) else numbers[x]  # noqa: E731
@@ -148,7 +148,7 @@ def _form(parameter):
         lines.append((eqn.primitive, operands, _form(sorted(eqn.params.items()))))
         for y in eqn.outvars:
             numbers[y] = len(numbers)
-    return (*(x.aval for x in inputs), *lines, *map(number, parameter.outvars))
+    return (*constants, *(x.aval for x in inputs), *lines, *map(number, parameter.outvars))
 
 
 def contains(eqn, names: tuple[str, ...]) -> bool:

@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from benchmarks import _harness, directions, report, scaling
+from benchmarks import _harness, accelerator, directions, report, scaling
 from benchmarks.__main__ import main
 from experiments.report import blocks
 from sharpjax.models import make_loss
@@ -36,6 +36,52 @@ def test_quick_versions_write_their_rows(name, columns, tmp_path, capsys):
     for row in record["rows"]:
         assert columns <= set(row) and (row.get("seconds") or row["here"]) > 0
         assert (row.get("name") or row["part"]) in printed
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("SHARPJAX_BENCHMARKS" not in os.environ, reason="minutes of compilation")
+@pytest.mark.filterwarnings("ignore")  # What the peers warn about is not ours.
+def test_an_accelerators_records_are_whole(tmp_path, capsys):
+    assert main(["accelerator", "--quick", "--repeats", "1", "--out", str(tmp_path)]) == 0
+    records = {path.stem: json.loads(path.read_text()) for path in tmp_path.iterdir()}
+    assert set(records) == {"directions", "train", "monitor", "threshold", "precision"}
+    measured = {(row["model"], row["batch"], row["name"]) for row in records["directions"]["rows"]}
+    assert {("tiny-t5", "4x8", "adjoint"), ("tiny-roberta", "2x8", "vhp")} <= measured
+    steps = {(row["model"], row["dtype"], row["name"]) for row in records["train"]["rows"]}
+    assert {("tiny-t5", "bfloat16", "torch sgd"), ("tiny-roberta", "float32", "sgd")} <= steps
+    assert all(row["relative_error"] < 1e-4 for row in records["precision"]["rows"])
+    assert {row["equal_bits"] for row in records["precision"]["thresholds"]} == {"yes"}
+    assert "skipped: []; failed: []" in capsys.readouterr().out
+
+
+def test_a_part_that_fails_is_tried_without_the_peers(monkeypatch, tmp_path, capsys):
+    row = {"name": "here", "seconds": 1.0}
+
+    def rows():
+        if _harness.torch_device():
+            raise RuntimeError("a peer failed")
+        return [row]
+
+    def broken():
+        raise RuntimeError("all failed")
+
+    parts = [
+        accelerator.Part("train", "rows", "both", 1.0, rows),
+        accelerator.Part("train", "rows", "none", 1.0, broken),
+        accelerator.Part("train", "rows", "long", 1e9, rows),
+    ]
+    monkeypatch.setattr(accelerator, "parts", lambda *_: parts)
+    assert main(["accelerator", "--seconds", "100", "--out", str(tmp_path)]) == 1
+    assert json.loads((tmp_path / "train.json").read_text())["rows"] == [row]
+    printed = capsys.readouterr()
+    assert "skipped: ['train: long']; failed: ['train: none']" in printed.out
+    assert "a peer failed" in printed.err and "all failed" in printed.err
+
+
+def test_short_calls_are_repeated_until_they_can_be_timed():
+    calls = []
+    assert 0 < _harness.seconds_each(lambda: calls.append(1)) < _harness.LEAST / 1000
+    assert len(calls) > 1000
 
 
 @pytest.mark.filterwarnings("ignore")  # What the peers warn about is not ours.

@@ -91,6 +91,15 @@ def test_programs_are_compiled_for_arrays_that_are_not_there():
     assert two.temporary_bytes > programs.temporary_bytes
 
 
+def test_what_was_compiled_ahead_is_what_runs(caplog):
+    own = lambda x, batch: loss(x, batch)  # noqa: E731
+    sharpjax.directions.compile_directions(own, X, BATCHES)
+    with jax.log_compiles():
+        sharpjax.measure_directions(own, X, {"u": U}, BATCHES)
+    said = " ".join(x.getMessage().split(" with ")[0] for x in caplog.records)
+    assert "_square" in said and "_shared" not in said and "_along" not in said
+
+
 COMPILED_AHEAD = """
 import functools, jax, jax.numpy as jnp, numpy as np, sharpjax
 from tests.test_expansions import matrix_loss
