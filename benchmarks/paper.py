@@ -2,11 +2,11 @@
 
 For each task a folder with the real architecture (t5-small, distilroberta-base) and random weights
 stands in for the pretrained one. `python -m experiments sharpness --preset paper` then runs on one
-trajectory, shortened: 32 examples, batches of 16, micro-batches of 8, one measured batch with the
-landscapes of all seven algorithms, and the check in float64. Time and peak memory are the
-process's; `planned_GiB` is the most that `plan` says is held at once, and `host_GiB` what it says
-Python, JAX and the compiled programs take beside it. `sharpness_seconds` and the others say when a
-table was on disk.
+trajectory, shortened: 32 examples, batches of 16, micro-batches of 8, one measured batch, on a test
+subset of 8 examples of 128 tokens, with the landscapes of all seven algorithms and the check in
+float64. Time and peak memory are the process's; `planned_GiB` is the most that `plan` says is held
+at once, and `host_GiB` what it says Python, JAX and the compiled programs take beside it.
+`sharpness_seconds` and the others say when a table was on disk.
 """
 
 import argparse
@@ -26,7 +26,7 @@ SHORT = {
     "examples": 32,
     "batch_size": 16,
     "micro_batch_size": 8,
-    "test_examples": 32,
+    "test_examples": 8,
     "epochs": 2,
     "measured_epochs": 2,
     "measured_batches": 1,
