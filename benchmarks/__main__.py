@@ -21,6 +21,10 @@ def main(arguments: list[str]) -> int:
     # PyTorch's peers share a GPU: JAX takes what it needs, and half of its memory at most.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")
+    if arguments[0] == "accelerator":
+        # Trying kernels out would take most of the time; what was set is recorded.
+        flags = "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"
+        os.environ.setdefault("XLA_FLAGS", flags)
     # Imported on demand: each benchmark needs other peers installed.
     return importlib.import_module(f"benchmarks.{arguments[0]}").main(arguments[1:]) or 0
 

@@ -156,6 +156,7 @@ def environment() -> dict[str, Any]:
             for name in PACKAGES
             if importlib.util.find_spec(name)
         },
+        **({"xla_flags": os.environ.get("XLA_FLAGS", "")} if on_gpu() else {}),
     }
 
 

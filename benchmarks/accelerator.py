@@ -2,9 +2,10 @@
 
 What is asked first of a device comes first, on the first model: directions, training, monitoring,
 the threshold and `precision`, which sets float32 beside float64 and the threshold beside NumPy's;
-then more tokens and the second model. A record is written as soon as it has rows. What fails is
-tried once more without PyTorch, and does not keep the rest from running. With `--seconds`, parts
-that would not end in time are skipped, by guesses for an H100 that follow the pace so far.
+then more tokens and the second model. XLA does not try kernels out, unless XLA_FLAGS says so: with
+that, the first part did not end in four minutes. A record is written as soon as it has rows. What
+fails is tried once more without PyTorch, and does not keep the rest from running. With `--seconds`,
+parts that would not end in time are skipped, by guesses for an H100 that follow the pace so far.
 """
 
 import argparse

@@ -41,7 +41,8 @@ def _where(environment: dict[str, Any]) -> str:
     versions = ", ".join(f"{k} {v}" for k, v in environment["versions"].items())
     cores = f"{environment['cores']} {environment['machine']} cores"
     on = cores if environment["device"] == "cpu" else environment["device"]
-    return f"{on}, Python {environment['python']}, {versions}"
+    flags = f", XLA_FLAGS {environment['xla_flags']}" if environment.get("xla_flags") else ""
+    return f"{on}, Python {environment['python']}, {versions}{flags}"
 
 
 def _table(record: dict[str, Any], words: str, key: str, *limits: str) -> Table:

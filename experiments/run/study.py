@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 import sharpjax
 from experiments import algorithms, records
 from experiments import config as configuration
@@ -124,7 +126,8 @@ class Study:
             "device": _device(self.layout),
             "mesh": dict(self.layout.mesh.shape),
             "precision": f"measured in float32 at matmul precision highest, "
-            f"trained in {self.config.training_dtype}",
+            f"trained in {self.config.training_dtype} at matmul precision "
+            f"{jax.config.jax_default_matmul_precision or 'default'}",
             "seed": self.config.seed,
         }
         self._write_provenance()
