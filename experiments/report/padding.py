@@ -25,6 +25,12 @@ from sharpjax.plot import label
 KINDS = ("masked", "attended", "counted")
 COLUMN = ("translation", "sgd")
 _FIGURE = "padding"
+# Of a table of `paper.share_of_distance`.
+DISTANCE = (
+    "log(ratio/first’s)/log(paper’s/first’s), where the first is the row that is left out: 100 % "
+    "is the paper’s ratio, and what is below 0 % goes away from it. –: the first’s ratio is within "
+    f"a factor of {paper.NEAR:g} of the paper’s, or one is not positive."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +83,7 @@ def ratio_table(found: list[Arm]) -> Table:
         asked = [("loss", "sgd"), ("sharpness", "sgd"), *(("ratio", a) for a in others)]
         cells = (plus_minus(arm.means.get(key)) for key in asked)
         rows.append((arm.name, percent(arm.source), percent(arm.target), *cells))
-    measured = {r.epoch for arm in found for r in arm.run[Sharpness]}
+    measured = {r.epoch for r in _rows(found)}
     for epoch in (e for e in paper.EPOCHS if e in measured):
         printed = paper.SHARPNESS_RATIO[*COLUMN, epoch]
         cells = ("–", "–", "–", number(paper.MEAN_SHARPNESS["sgd"]))
@@ -91,6 +97,22 @@ def ratio_table(found: list[Arm]) -> Table:
         "whose epoch it does not name."
     )
     return Table("Sharpness by padding", header, rows, caption)
+
+
+def distance_table(found: list[Arm]) -> Table | None:
+    """The share of the distance to the paper's ratios that padding goes from the masked arm."""
+    masked = next((arm for arm in found if arm.kind == "masked"), None)
+    printed = {e: paper.SHARPNESS_RATIO.get((*COLUMN, e)) for e in {r.epoch for r in _rows(found)}}
+    if masked is None or len(printed) != 1 or None in printed.values():
+        return None
+    (theirs,) = printed.values()
+    names, rows = [a for a in paper.ALGORITHMS if a != "sgd"], []
+    for arm in (arm for arm in found if arm is not masked):
+        pairs = ((_mean(masked, "ratio", a), _mean(arm, "ratio", a), theirs[a]) for a in names)
+        shares = (paper.share_of_distance(*pair) for pair in pairs)
+        rows.append((arm.name, *("–" if math.isnan(x) else percent(x) for x in shares)))
+    header = ("", *map(label, names))
+    return Table("Share of the distance to the paper", header, rows, DISTANCE)
 
 
 def group_table(found: list[Arm], algorithm: str = "sgd") -> Table | None:
@@ -248,6 +270,10 @@ def figure(found: list[Arm]) -> Figure:
     return made
 
 
+def _rows(found: list[Arm]) -> list[Sharpness]:
+    return [r for arm in found for r in arm.run[Sharpness]]
+
+
 def _mean(arm: Arm, column: str, algorithm: str) -> float:
     summary = arm.means.get((column, algorithm))
     return summary.mean if summary and summary.mean > 0 else math.nan
@@ -255,7 +281,11 @@ def _mean(arm: Arm, column: str, algorithm: str) -> float:
 
 def tables(found: list[Arm]) -> list[Table]:
     """All tables that the arms' records allow, in the report's order."""
-    made = [ratio_table(found), *(group_table(found, a) for a in ("sgd", "sgd_clip", "adam"))]
+    made = [
+        ratio_table(found),
+        distance_table(found),
+        *(group_table(found, a) for a in ("sgd", "sgd_clip", "adam")),
+    ]
     made += [clipped_table(found), rank_table(found), part_table(found)]
     return [table for table in made if table]
 

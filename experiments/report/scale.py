@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from experiments import paper, records
 from experiments.arms import ARMS
 from experiments.report import claims, figure_files
-from experiments.report.padding import cost_table
+from experiments.report.padding import DISTANCE, cost_table
 from experiments.report.recorded import Run
 from experiments.report.table import Table, markdown, number, percent, plus_minus
 from experiments.rows import Sharpness
@@ -113,21 +113,17 @@ def distance_table(found: list[Arm], task: str, trajectory: str, epoch: str | in
     """The share of the distance to the paper's ratios that each arm goes; None without a base."""
     cell = _cell(found, task, trajectory, epoch)
     printed, base = paper.SHARPNESS_RATIO.get(cell), next((a for a in found if a.key == BASE), None)
-    if not printed or not base:
+    if not printed or base is None or len(found) < 2:
         return None
 
     def share(arm: Arm, algorithm: str) -> str:
         ours, first = arm.ratio(*cell, algorithm), base.ratio(*cell, algorithm)
-        gone = math.log(ours / first) / math.log(printed[algorithm] / first)
-        return percent(gone) if math.isfinite(gone) else "–"
+        gone = paper.share_of_distance(first, ours, printed[algorithm])
+        return "–" if math.isnan(gone) else percent(gone)
 
     rows = [(arm.name, *(share(arm, a) for a in OTHERS)) for arm in found if arm is not base]
-    caption = (
-        "log(ratio/base’s)/log(paper’s/base’s): 100 % is the paper’s ratio, and what is below 0 % "
-        "goes away from it."
-    )
     title = f"{_title(cell)}: share of the distance to the paper"
-    return Table(title, ("", *map(label, OTHERS)), rows, caption)
+    return Table(title, ("", *map(label, OTHERS)), rows, DISTANCE)
 
 
 def figure(found: list[Arm], task: str, trajectory: str, epoch: int) -> Figure:

@@ -48,8 +48,8 @@ def test_an_arm_changes_one_thing_of_the_study():
 def test_a_row_an_arm_and_its_share_of_the_distance(tmp_path):
     with pytest.raises(ValueError, match="no folder in it holds records of a scale study"):
         report.write_report(tmp_path)
-    base = {a: 1.0 if a == "sgd" else 0.5 for a in paper.ALGORITHMS}
     printed = paper.SHARPNESS_RATIO[AT]
+    base = {a: 8 * printed[a] for a in paper.ALGORITHMS} | {"sgd": 1.0, "sgd_clip": 0.5}
     half = {a: math.sqrt(base[a] * printed[a]) for a in base}  # Half of the way, by logarithms.
     write_arm(tmp_path, "t5-small", half)
     write_arm(tmp_path, "base", base)
@@ -66,7 +66,9 @@ def test_a_row_an_arm_and_its_share_of_the_distance(tmp_path):
     assert cell(ratios, "base", "SGD’s sharpness") == "6.00 ± 0.00"
     assert cell(ratios, "the paper", "SGD, clipped") == "0.435"
     gone = report.distance_table(found, *AT)
-    assert {*gone.rows[1][1:]} == {"50.0 %"} and cell(gone, "from scratch", "Adam") == "–"
+    assert {*gone.rows[1][2:]} == {"50.0 %"} and cell(gone, "from scratch", "Adam") == "–"
+    assert cell(gone, "size of t5-small", "SGD, clipped") == "–"  # It is near the paper's already.
+    assert report.distance_table(found[:1], *AT) is None
     assert "1 min 1 s" in text and "| 50.0 % |" in text
     with pytest.raises(ValueError, match="no arm has measured translation, sgd, epoch 7"):
         report.ratio_table(found, "translation", "sgd", "7")
