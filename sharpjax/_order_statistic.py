@@ -26,7 +26,11 @@ from sharpjax._wide import Wide, add, greater, join, limbs, rank_of, subtract, t
 
 UINT = {2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}  # By the bytes of a float.
 SAMPLE = 2**16  # Magnitudes that are sorted to choose the first pivots.
-_SMALL = 2**14  # Leaves up to here are copied into one: a kernel less to compile for each.
+# Leaves up to here are copied into one: a kernel less to compile for each.
+_SMALL = 2**14
+# On one accelerator, up to here: a launch of each kernel in each pass costs more than the copy. On
+# an H100, clipping t5-small's 131 tensors took five milliseconds, and one array as large one.
+_SMALL_FOR_LAUNCHES = 2**22
 _WORD = 2**31  # A uint32 counts at least as many.
 
 # Keys ---------------------------------------------------------------------------------------------
@@ -311,9 +315,11 @@ def _merged(groups: Sequence[Sequence[jax.Array]], dtype: Any) -> tuple[list[jax
     mesh splits.
     """
     leaves, owners, small = [], [], {}
+    alone = jax.default_backend() != "cpu" and jax.device_count() == 1
+    most = _SMALL_FOR_LAUNCHES if alone else _SMALL
     for i, group in enumerate(groups):
         for x in group:
-            if x.size <= _SMALL and x.dtype == dtype and not _partitioning(x):
+            if x.size <= most and x.dtype == dtype and not _partitioning(x):
                 small.setdefault(x.size if len(groups) > 1 else 0, []).append((i, x.reshape(-1)))
             else:
                 leaves.append(x)

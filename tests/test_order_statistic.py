@@ -171,3 +171,13 @@ def test_never_more_passes_than_the_schedule(name):
         assert check_search(x, fraction) <= 18
         with np.errstate(over="ignore"):
             assert check_search(x.astype(np.float16), fraction) <= 10
+
+
+def test_more_leaves_are_joined_on_one_accelerator(monkeypatch):
+    leaves = [jnp.zeros((2**7, 2**8)), jnp.zeros(2**15), jnp.zeros(2**23)]
+    assert len(order._merged([leaves], jnp.float32)[0]) == 3
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    found, owners = order._merged([leaves], jnp.float32)
+    assert [x.size for x in found] == [2**23, 2**16] and len(owners) == 2
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
+    assert len(order._merged([leaves], jnp.float32)[0]) == 3
