@@ -13,7 +13,9 @@ def _size(width: int, blocks: int) -> dict[str, int]:
     return {"d_model": width, "d_ff": 4 * width, "layers": blocks, "heads": max(width // 64, 4)}
 
 
-_LARGEST = _size(512, 6) | {"vocab_size": 32128}  # The shape of t5-small.
+_VOCABULARY = {"vocab_size": 32128}
+_EMBEDDING = {"embedding_scale": 10.0}
+_LARGEST = _size(512, 6) | _VOCABULARY  # The shape of t5-small.
 _PADDED = {"padding": "attended", "padded_length": PAPERS_SOURCE}
 
 # Arm -> what it changes in the task's configuration, and in the study's.
@@ -21,16 +23,17 @@ ARMS: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
     "base": ({}, {}),
     "256x4": (_size(256, 4), {}),
     "512x6": (_size(512, 6), {}),
-    "vocabulary": ({"vocab_size": 32128}, {}),
-    "embedding": ({"embedding_scale": 10.0}, {}),
+    "vocabulary": (_VOCABULARY, {}),
+    "embedding": (_EMBEDDING, {}),
     "scratch": ({}, {"warmup_steps": 0}),
     "short": ({}, {"warmup_steps": 300}),
     "long": ({}, {"warmup_steps": 3000}),
     "padded": (_PADDED, {}),
+    "together": (_VOCABULARY | _EMBEDDING | _PADDED, {}),
     "t5-small": (_LARGEST, {}),
     "t5-small-padded": (_LARGEST | _PADDED, {}),
 }
-TRANSLATION_ONLY = ("embedding", "padded", "t5-small-padded")
+TRANSLATION_ONLY = ("embedding", "padded", "together", "t5-small-padded")
 
 
 def configured(config: Config, task: str, arm: str) -> Config:

@@ -32,6 +32,7 @@ _NAMES = {
     "short": "short warm-up",
     "long": "long warm-up",
     "padded": "source padded, attended",
+    "together": "vocabulary, embedding and padding",
     "t5-small": "size of t5-small",
     "t5-small-padded": "size of t5-small, padded",
 }
