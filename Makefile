@@ -57,9 +57,15 @@ scale: $(VENV)/.experiments  ## What size, vocabulary and start do to sharpness,
 	  --measured-epochs 2 5 --measured-batches 5 --task mlm --trajectories sgd adam \
 	  --out runs/scale/mlm
 
-atlas: $(VENV)/.experiments  ## Many optimizers side by side, and ten each on its own, in runs/atlas.
-	$(BIN)/python -m experiments atlas $(STUDY) --causal.corpus $(DATA)/imdb --replicates 2 \
-	  --out runs/atlas
+OWN := sgd sgd_clip normalized_sgd normalized_sgd_clip adam adafactor adafactor_clip sign_momentum
+
+atlas: $(VENV)/.experiments  ## Many optimizers side by side, and eight each on its own, in runs/atlas.
+	$(BIN)/python -m experiments atlas $(STUDY) $(GROWN) --causal.corpus $(DATA)/imdb \
+	  --micro-batch-size 128 --epochs 5 --measured-epochs 2 5 --measured-batches 2 --replicates 2 \
+	  --follow shared --out runs/atlas
+	$(BIN)/python -m experiments atlas $(STUDY) $(GROWN) --causal.corpus $(DATA)/imdb \
+	  --micro-batch-size 128 --epochs 10 --measured-epochs 2 5 10 --measured-batches 2 \
+	  --follow own --tasks translation --own $(OWN) --out runs/atlas
 
 results: $(VENV)/.experiments  ## results/, RESULTS.md and both READMEs from the runs that are there.
 	set -e; for run in $(RUNS); do \

@@ -1,5 +1,6 @@
 """Many optimizers side by side: at shared points, and each on its own trajectory at equal loss."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas
 import scipy.stats
+from matplotlib import ticker
 from matplotlib.figure import Figure
 
 from experiments import algorithms, paper
@@ -24,6 +26,7 @@ from sharpjax.tables import at_loss
 
 MANY = 12  # Optimizers measured, from which a run has an atlas.
 FEWEST = 4  # Optimizers of which ranks are correlated.
+_NEAR = 0.01  # Of slope and of sharpness, within which two optimizers share a mark.
 
 
 def has_shared(run: Run) -> bool:
@@ -36,33 +39,94 @@ def tasks(run: Run, table: type) -> list[str]:
     return [task for task in paper.TASKS if any(r.task == task for r in run[table])]
 
 
+def columns(run: Run) -> list[tuple[str, str]]:
+    """The measured (task, trajectory), one task after the other."""
+    order = list(paper.TASKS)
+    return sorted(run.columns(), key=lambda c: (order.index(c[0]), c[1] != "sgd"))
+
+
 # --- On shared trajectories -----------------------------------------------------------------------
 
 
-def shared_table(run: Run, task: str) -> Table:
-    """Every number of every optimizer on the trajectories of one task, the sharpest first."""
-    lines = []
-    for column in (c for c in run.columns() if c[0] == task):
+def shared_table(run: Run, task: str, trajectory: str | None = None) -> Table:
+    """Every number of every optimizer on the trajectories of one task, the sharpest first.
+
+    Args:
+      run: Optimizers side by side.
+      task: Of `tasks`.
+      trajectory: Only this one's.
+    """
+    lines, points = [], []
+    for column in columns(run):
+        if column[0] != task or trajectory not in (None, column[1]):
+            continue
         measured = {t: run.of(column, t) for t in (Sharpness, Search, Cosine, FrequencyPart)}
         found = [_shared_line(name, measured) for name in run.measured]
         found.sort(key=lambda line: -line[0])
-        trajectory = paper.TRAJECTORIES.get(column[1], column[1])
-        lines += [(name, trajectory, *cells) for _, name, *cells in found]
+        along = paper.TRAJECTORIES.get(column[1], column[1])
+        lines += [(name, along, *cells) for _, name, *cells in found]
+        searched = _count(measured[Search])
+        points.append(f"{along} trajectory, {_points(measured[Sharpness])}, {searched} searched")
     header = (
         *("", "along", "slope", "sharpness", "ratio", "predicted decrease", "best decrease"),
         *("critical step", "cosine, gradient", "cosine, Adam", "dominant"),
         *("frequent tokens: slope", "sharpness"),
     )
+    said = [any(line[i] != "n/a" for line in lines) for i in range(len(header))]
+    header, *lines = (tuple(itertools.compress(line, said)) for line in (header, *lines))
     caption = (
-        "Means over the measured points; of the sharpness with their standard deviation. Slope is "
-        "gᵀv and ratio sharpness/|SGD’s|; decreases and the critical step are of the test loss "
-        "along the direction, the step in units of distance, its median. Cosines: with the "
-        "negative training gradient, and with Adam’s update. Dominant: share of ‖u‖² in the top "
-        "eigenvectors of the Hessian. Frequent tokens: what the most frequent half of the targets "
-        "contributes. A schedule-free optimizer carries an average of its own: on a shared "
-        "trajectory, its direction depends on its rate."
+        f"Means over the measured points ({'; '.join(points)}); of the sharpness with their "
+        "standard deviation. Slope is gᵀv and ratio sharpness/|SGD’s|; decreases and the critical "
+        "step are of the test loss along the direction, the step in units of distance, its median; "
+        "the best decrease and the critical step of the searched points alone. "
+        "Cosines: with the negative training gradient, and with Adam’s update. "
+    )
+    if "dominant" in header:
+        caption += "Dominant: share of ‖u‖² in the top eigenvectors of the Hessian. "
+    if "frequent tokens: slope" in header:
+        caption += "Frequent tokens: what the most frequent half of the targets contributes. "
+    caption += (
+        "A schedule-free optimizer carries an average of its own: on a shared trajectory, its "
+        "direction depends on its rate."
     )
     return Table(f"The atlas: {paper.TASKS[task]}", header, lines, caption)
+
+
+def _points(rows: list[Any]) -> str:
+    """`4 points of seed 0`."""
+    seeds, count = sorted({r.seed for r in rows}), _count(rows)
+    points = f"{count} point{'s' * (count > 1)}"
+    return f"{points} of seed{'s' * (len(seeds) > 1)} {' and '.join(map(str, seeds))}"
+
+
+def _count(rows: list[Any]) -> int:
+    return len(list(_by_point(rows)))
+
+
+def across_table(run: Run) -> Table:
+    """The best decrease along every optimizer's direction, a column of the study a column."""
+    names = run.measured
+    cells = []
+    for column in columns(run):
+        rows = run.of(column, Search)
+        searched = {r.key for r in rows}
+        there = [r for r in run.of(column) if r.key in searched]
+        far = [mean(r.best_decrease for r in rows if r.algorithm == n) for n in names]
+        sharp = [mean(r.sharpness for r in there if r.algorithm == n) for n in names]
+        cells.append([*map(number, far), _cosine(ranks(sharp, far).correlation)])
+    header = ("", *(f"{task}, {paper.TRAJECTORIES.get(t, t)}" for task, t in columns(run)))
+    left = [*map(label, names), "rank correlation with sharpness"]
+    lines = [*zip(left, *cells, strict=True)]
+    points = "; ".join(
+        f"{name}: {_points(run.of(column, Search))}"
+        for name, column in zip(header[1:], columns(run), strict=True)
+    )
+    caption = (
+        "Best decrease of the test loss along each direction, in nats: mean over the "
+        f"searched points. {points}. Last row: Spearman’s ρ with the mean sharpness there, over "
+        "all optimizers; where it is negative, the flatter would go farther."
+    )
+    return Table("How far each would go", header, lines, caption)
 
 
 def _shared_line(name: str, measured: Mapping[type, list[Any]]) -> tuple:
@@ -114,9 +178,44 @@ def _by_point(rows: list[Any]) -> Iterable[list[Any]]:
 
 
 def shared_figure(sharpness: pandas.DataFrame, style: plot.Style | None = None) -> Figure:
-    """Mean sharpness against mean slope of one column's rows, a mark an optimizer."""
-    means = sharpness.groupby("algorithm")[["slope", "sharpness"]].mean().reset_index()
-    return plot.atlas(means, labels=True, style=style)
+    """Mean sharpness against mean slope of one column's rows, a mark an optimizer.
+
+    Of those that coincide, only the first has a mark: see `coincident`.
+    """
+    means = _mean_marks(sharpness)
+    hidden = {name for others in coincident(sharpness).values() for name in others}
+    figure = plot.atlas(means[~means.algorithm.isin(hidden)], labels=True, style=style)
+    axis = figure.axes[0].xaxis  # Slopes span a decade or two, too few for powers of ten alone.
+    axis.set_minor_locator(ticker.LogLocator(subs=(2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter("{x:g}")
+    return figure
+
+
+def coincident(sharpness: pandas.DataFrame) -> dict[str, list[str]]:
+    """[optimizer] -> those after it whose mean slope and sharpness are within 1 % of its own."""
+    found: dict[str, list[str]] = {}
+    places: dict[str, tuple[float, float]] = {}
+    for row in _mean_marks(sharpness).itertuples():
+        here = row.slope, row.sharpness
+        for name, there in places.items():
+            if np.allclose(here, there, rtol=_NEAR, atol=0):
+                found.setdefault(name, []).append(row.algorithm)
+                break
+        else:
+            places[row.algorithm] = here
+    return found
+
+
+def _mean_marks(sharpness: pandas.DataFrame) -> pandas.DataFrame:
+    by_name = sharpness.groupby("algorithm", sort=False)
+    return by_name[["slope", "sharpness"]].mean().reset_index()
+
+
+def _said_coincident(sharpness: pandas.DataFrame) -> str:
+    found = coincident(sharpness).items()
+    said = "; ".join(f"{label(n)} also for {', '.join(map(label, them))}" for n, them in found)
+    return f" Marks within 1 % of each other are one: {said}." * bool(said)
 
 
 # --- Each on its own ------------------------------------------------------------------------------
@@ -160,7 +259,8 @@ def own_table(run: Run, task: str) -> Table:
         *("predicted decrease", "step ratio"),
     )
     caption = (
-        "Each at the rate of least final loss, the best first. Numbers are of its update where its "
+        "Each at the rate of least final loss, the best first; a relative rate is Adafactor’s own "
+        f"and was not searched. Seed {seed}. Numbers are of its update where its "
         f"own trajectory comes down to a test loss of {number(level, 4)}, the least that all "
         "reach which do not diverge, interpolated between measurements. The step ratio is "
         "‖u‖/Newton step of the update as it is applied: 1 is the quadratic’s minimum, beyond "
@@ -171,7 +271,9 @@ def own_table(run: Run, task: str) -> Table:
 
 def own_figure(rows: pandas.DataFrame, style: plot.Style | None = None) -> Figure:
     """Sharpness of each optimizer over its own test loss."""
-    return plot.sharpness(rows, value="sharpness", x="loss", style=style)
+    figure = plot.sharpness(rows, value="sharpness", x="loss", style=style)
+    figure.axes[0].set_xlabel("test loss")
+    return figure
 
 
 # --- Do the sharp ones end higher? ----------------------------------------------------------------
@@ -216,22 +318,28 @@ def correlation_table(shared: Run | None, own: Run) -> Table | None:
         reached = _reached(own, task, seed)
         name = paper.TASKS[task]
         level = level_of(rows, reached)
-        found = at_level(rows, level).set_index("algorithm")
-        place = f"own trajectories, test loss {number(level, 4)}"
-        lines.append(_correlated(name, place, reached, found.to_dict("index")))
-        for column in shared.columns() if shared else ():
+        at = number(level, 4)
+        found = at_level(rows, level).set_index("algorithm").to_dict("index")
+        lines.append(_correlated(f"{name}, each on its own", at, reached, found))
+        relative = {r.algorithm for r in rows if r.learning_rate == "relative"}
+        searched = {name: loss for name, loss in reached.items() if name not in relative}
+        if len(reached) > len(searched) >= FEWEST:
+            place = f"{name}, each on its own at a searched rate"
+            lines.append(_correlated(place, at, searched, found))
+        for column in columns(shared) if shared else ():
             if column[0] == task:
-                place = f"{paper.TRAJECTORIES.get(column[1], column[1])} trajectory"
                 means = _means(shared.of(column), reached)
-                lines.append(_correlated(name, place, reached, means))
+                lines.append(_correlated(paper.column_name(column), "–", reached, means))
     if not lines:
         return None
     caption = (
-        "Spearman’s ρ with the mean training loss of the last epoch, each optimizer at its best "
-        "rate, with its 95 % interval. Positive: the sharper end higher, as the paper’s claim "
-        "would have it; of the predicted decrease the claim is negative."
+        "Spearman’s ρ with the mean training loss of the last epoch, each optimizer at the rate of "
+        "its own run, with its 95 % interval. Positive: the sharper end higher, as the paper’s "
+        "claim would have it; of the predicted decrease the claim is negative. Each on its own: "
+        "where its trajectory comes down to the test loss given. Adafactor’s relative rate is not "
+        "searched."
     )
-    header = ("", "measured on", "optimizers", "ρ of sharpness", "ρ of predicted decrease")
+    header = ("", "test loss", "optimizers", "ρ of sharpness", "ρ of predicted decrease")
     return Table("Do the sharp ones end higher?", header, lines, caption)
 
 
@@ -248,14 +356,14 @@ def _means(rows: list[Sharpness], names: Iterable[str]) -> dict[str, dict[str, f
     }
 
 
-def _correlated(task: str, place: str, reached: dict, found: Mapping[Any, Any]) -> tuple:
+def _correlated(place: str, level: str, reached: dict, found: Mapping[Any, Any]) -> tuple:
     names = [name for name in reached if name in found]
     cells = []
     for quantity in _QUANTITIES:
         got = ranks([found[n][quantity] for n in names], [reached[n] for n in names])
         said = f"{got.correlation:.2f} [{got.low:.2f}, {got.high:.2f}]".replace("-", "−")
         cells.append((said if math.isfinite(got.correlation) else "n/a", got.count))
-    return task, place, str(max(count for _, count in cells)), *(said for said, _ in cells)
+    return place, level, str(max(count for _, count in cells)), *(said for said, _ in cells)
 
 
 def _reached(run: Run, task: str, seed: int) -> dict[str, float]:
@@ -276,14 +384,15 @@ def figures(run: Run, style: plot.Style) -> Iterable[tuple[str, str, str, Draw]]
     """(name, title, caption, what draws it) of every figure of an atlas."""
     if has_shared(run):
         sharpness = run.frame(Sharpness)
-        for task, trajectory in run.columns():
+        for task, trajectory in columns(run):
             rows = sharpness[(sharpness.task == task) & (sharpness.trajectory == trajectory)]
             yield (
                 f"atlas_{task}_{trajectory}",
                 f"Slope and sharpness: {paper.column_name((task, trajectory))}",
                 "Mean over the measured points. Grey lines join directions whose quadratic falls "
                 "by equal amounts, slope²/(2·sharpness): further to the lower right goes further. "
-                "A triangle on the lower edge is a mean that is zero or negative.",
+                "A triangle on the lower edge is a mean that is zero or negative."
+                + _said_coincident(rows),
                 lambda rows=rows: shared_figure(rows, style),
             )
     own = run.frame(Own)

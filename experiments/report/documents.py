@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from experiments import paper, records
+from experiments.horizon_rows import Own
 from experiments.report import (
     ablation,
     anatomy_tables,
@@ -157,20 +158,49 @@ def _padding(make: Callable) -> Callable:
 
 
 def _scale(make: Callable) -> Callable:
-    """A block of a task's scale study, in the folder `scale` beside the study's records."""
+    """A block of a scale study, in `scale/TASK` or `scale/TASK-…` beside the study's records."""
 
-    def block(sources: Sources, task: str, *arguments: str) -> Table | None:
-        found = scale.arms(sources.directory.parent / "scale" / task)
-        return make(found, task, *arguments) if found else None
+    def block(sources: Sources, folder: str, *arguments: str) -> Table | None:
+        found = scale.arms(sources.directory.parent / "scale" / folder)
+        return make(found, folder.partition("-")[0], *arguments) if found else None
 
     return block
 
 
-def _atlas(sources: Sources, task: str) -> Table | None:
-    """Many optimizers at the same points, in the folder `atlas` beside the study's records."""
-    folder = sources.directory.parent / "atlas"
-    run = Run(folder) if any(folder.glob("*.csv")) else None
-    return atlas.shared_table(run, task) if run and task in atlas.tasks(run, Sharpness) else None
+def _beside(sources: Sources, folder: str) -> Run | None:
+    """The run in a folder beside the study's records."""
+    path = sources.directory.parent / folder
+    return Run(path) if any(path.glob("*.csv")) else None
+
+
+def _atlas(sources: Sources, task: str, trajectory: str, folder: str = "atlas") -> Table | None:
+    """Many optimizers at the same points of one trajectory."""
+    run = _beside(sources, folder)
+    if run is None or (task, trajectory) not in run.columns():
+        return None
+    return atlas.shared_table(run, task, trajectory)
+
+
+def _atlas_across(sources: Sources) -> Table | None:
+    run = _beside(sources, "atlas")
+    return atlas.across_table(run) if run else None
+
+
+def _atlas_held(sources: Sources) -> str | None:
+    """How many of the paper's orderings hold at the atlas's points."""
+    run = _beside(sources, "atlas")
+    return _count(run.claims) if run else None
+
+
+def _atlas_own(sources: Sources, task: str) -> Table | None:
+    """Optimizers each on its own trajectory."""
+    run = _beside(sources, "atlas/own")
+    return atlas.own_table(run, task) if run and task in atlas.tasks(run, Own) else None
+
+
+def _atlas_ranks(sources: Sources) -> Table | None:
+    own = _beside(sources, "atlas/own")
+    return atlas.correlation_table(_beside(sources, "atlas"), own) if own else None
 
 
 def _arms(make: Callable) -> Callable:
@@ -288,6 +318,7 @@ BLOCKS: dict[str, Callable] = {
         )
     ),
     "padding": _padding(padding.ratio_table),
+    "padding-distance": _padding(padding.distance_table),
     "padding-groups": _padding(padding.group_table),
     "padding-clipped": _padding(padding.clipped_table),
     "padding-ranks": _padding(padding.rank_table),
@@ -297,6 +328,10 @@ BLOCKS: dict[str, Callable] = {
     "scale-distance": _scale(scale.distance_table),
     "scale-costs": _scale(lambda found, task: padding.cost_table(found)),
     "atlas": _atlas,
+    "atlas-across": _atlas_across,
+    "atlas-held": _atlas_held,
+    "atlas-own": _atlas_own,
+    "atlas-ranks": _atlas_ranks,
     "anatomy": _main(lambda run: anatomy_tables.summary(run.points)),
     "anatomy-context": _point(anatomy_tables.context),
     "anatomy-correlation": _point(anatomy_tables.conjecture),

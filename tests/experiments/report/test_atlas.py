@@ -1,5 +1,6 @@
 """The report of an atlas: its tables and figures are of the records, and nothing else."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -89,6 +90,37 @@ def test_the_table_has_the_means_of_every_optimizer(run):
         assert row[10:] == ("30.0 %", "30.0 %", "50.0 %")
 
 
+def test_a_trajectory_alone_and_all_of_them_across(run):
+    assert atlas.shared_table(run, "mlm", "sgd").rows == atlas.shared_table(run, "mlm").rows
+    assert atlas.shared_table(run, "mlm", "adam").rows == []
+    table = atlas.across_table(run)
+    assert table.header == ("", "mlm, SGD") and "2 points of seed 0" in table.caption
+    assert table.rows[:-1] == [(label(name), "0.200") for name in run.measured]
+    assert table.rows[-1][1] == "n/a"  # All go equally far.
+
+
+def test_where_the_flatter_go_farther_the_ranks_say_so(run, tmp_path):
+    rows = [r for r in run[Sharpness] if r.epoch == 1 or r.algorithm != "muon"]
+    further = {name: {"best_decrease": -i} for i, name in enumerate(NAMES)}
+    searched = [dataclasses.replace(r, **further[r.algorithm]) for r in run[Search] if r.epoch == 1]
+    records.append(tmp_path, [*rows, *searched])
+    table = atlas.across_table(Run(tmp_path))
+    assert table.rows[-1] == ("rank correlation with sharpness", "−1.00")
+    assert "1 point of seed 0" in table.caption
+
+
+def test_marks_that_coincide_are_drawn_once_and_named(run):
+    frame = run.frame(Sharpness)
+    assert atlas.coincident(frame) == {}
+    near = frame.algorithm.isin(["adamw", "radam"])
+    adam = frame.loc[frame.algorithm == "adam", "sharpness"].to_numpy()
+    frame.loc[near, "sharpness"] = [*(1.005 * adam), *(0.995 * adam)]
+    assert atlas.coincident(frame) == {"adam": ["adamw", "radam"]}
+    figure = atlas.shared_figure(frame)
+    written = [text.get_text() for text in figure.axes[0].texts]
+    assert label("adam") in written and label("radam") not in written
+
+
 def test_the_report_has_the_atlas_and_the_ranks(run):
     said = as_markdown(run)
     assert "## The atlas" in said and "figures/atlas_mlm_sgd.png" in said
@@ -117,13 +149,24 @@ def test_at_one_loss_each_is_where_it_came_down_to_it(run):
 def test_the_ranks_are_of_sharpness_with_the_loss_reached(run):
     own = Run(run.directory / "own")
     table = atlas.correlation_table(run, own)
-    assert [row[1] for row in table.rows] == ["own trajectories, test loss 2.500", "SGD trajectory"]
+    name = "Masked language modelling"
+    assert [row[0] for row in table.rows] == [f"{name}, each on its own", f"{name}, SGD trajectory"]
+    assert [row[1] for row in table.rows] == ["2.500", "–"]
     assert table.rows[0][2:4] == ("10", "1.00 [1.00, 1.00]")  # Sharper ends higher here.
     names = [n for n in NAMES if n in algorithms.OWN]
     place = [NAMES.index(n) for n in names]
     ends = [-algorithms.OWN.index(n) for n in names]
     expected = scipy.stats.spearmanr(place, ends).statistic
     assert table.rows[1][3].startswith(f"{expected:.2f} [".replace("-", "−"))
+
+
+def test_rates_that_were_not_searched_are_told_apart(tmp_path):
+    relative = {"learning_rate": "relative"}
+    rows = [dataclasses.replace(r, **relative) if "adaf" in r.algorithm else r for r in alone()]
+    records.append(tmp_path, rows)
+    table = atlas.correlation_table(None, Run(tmp_path))
+    assert [row[2] for row in table.rows] == ["10", "9"]
+    assert table.rows[1][0].endswith("at a searched rate")
 
 
 def test_the_interval_is_fiellers_and_pairs_without_a_number_are_left_out():

@@ -14,7 +14,7 @@ from experiments import config, explanation_rows, paper, presets, records
 from experiments.__main__ import main
 from experiments.report import anatomy_figures, blocks, claims, documents, figures, page
 from experiments.rows import Scales, Sharpness
-from tests.experiments.report import test_scale
+from tests.experiments.report import test_atlas, test_scale
 from tests.experiments.report.test_claims import changed, synthetic_rows
 from tests.experiments.report.test_padding import write_arm
 from tests.experiments.report.test_page import PROVENANCE
@@ -83,6 +83,8 @@ def sources(tmp_path_factory):
     _write(root / "ablation" / "warmup-1000", rows, dataclasses.replace(arm, warmup_steps=1000))
     _write(root / "controls" / "rate", list(synthetic_rows(epochs=(2,), batches=1)), arm)
     _write(root / "atlas", list(synthetic_rows(epochs=(2,), batches=2)), arm)
+    _write(root / "atlas" / "own", test_atlas.alone(), arm)
+    _write(root / "atlas-short", list(synthetic_rows(epochs=(2,), batches=1)), arm)
     for kind, length in (("masked", 16), ("counted", 32)):
         write_arm(root / "padding", kind, length, sharpness=6.0)
     ratios = dict.fromkeys(paper.ALGORITHMS, 0.5) | {"sgd": 1.0}
@@ -127,7 +129,8 @@ ARGUMENTS = {
     "ablation-sharpness": "mlm adam",
     "ablation-scales": "mlm",
     "figures": "landscape",
-    "atlas": "translation",
+    "atlas": "translation sgd",
+    "atlas-own": "mlm",
     "scale": "translation sgd 2",
     "scale-distance": "translation sgd 2",
     "scale-costs": "translation",
@@ -168,7 +171,15 @@ def test_every_block_of_a_whole_run_and_of_none(name, sources, tmp_path):
         ("ablation-scales mlm / gradient share, attention / 500 steps", "–"),
         ("ablation-scales mlm sgd 5 / gradient share, attention / 500 steps", "0.300"),
         ("costs / study, together / peak memory", "2.5 GiB"),
-        ("atlas translation / SGD / ratio", "1.00"),
+        ("atlas translation sgd / SGD / along", "SGD"),
+        ("atlas translation adam / SGD / along", "Adam"),
+        ("atlas translation sgd atlas-short / SGD / ratio", "1.00"),
+        ("atlas causal sgd / SGD / ratio", "not run yet"),
+        ("atlas translation sgd atlas-none / SGD / ratio", "not run yet"),
+        ("atlas-held", "28 of 28"),
+        ("atlas-own mlm / Adam / rate", "0.1"),
+        ("atlas-own translation / Adam / rate", "not run yet"),
+        ("atlas-ranks / Masked language modelling, each on its own / optimizers", "10"),
         ("anatomy / clipping SGD’s momentum: best fraction / "
          "Machine translation, Adam trajectory, epoch 2, batch 3", "100 %"),
     ],
