@@ -14,7 +14,8 @@ START := $(BOOKS) --mlm.warmup-corpus $(DATA)/imdb --warmup-examples None \
   --warmup-algorithm adafactor --warmup-learning-rate None
 PADDING := masked-32 attended-64 attended-128 counted-32 counted-64
 CONTROLS := sgd_clip-table-2 another-seed
-RUNS := small $(WARMUPS:%=ablation/warmup-%) $(CONTROLS:%=controls/%) $(PADDING:%=padding/%) atlas atlas/own
+RUNS := small $(WARMUPS:%=ablation/warmup-%) $(CONTROLS:%=controls/%) $(PADDING:%=padding/%) atlas atlas/own \
+  $(patsubst runs/%/sharpness.csv,%,$(wildcard runs/scale/*/*/sharpness.csv))
 
 .PHONY: demo small anatomy ablation controls pretrain padding scale atlas results docs test quick lint clean
 
@@ -40,22 +41,27 @@ pretrain: $(VENV)/.experiments  ## Both tasks' starts alone, as Hugging Face fol
 	set -e; for task in translation mlm; do $(BIN)/python -m experiments pretrain $(STUDY) $(START) \
 	  --warmup-steps 1000 --task $$task --out runs/start; done
 
+# From 300 steps, in minutes a run.
+SHORT := $(START) --warmup-steps 300 --warmup-batch-size 64 --examples 1280 --batch-size 128 \
+  --test-examples 64 --micro-batch-size 16 --epochs 2 --measured-epochs 2 --measured-batches 3 \
+  --landscape-points 3 --precision-check none
+
 padding: $(VENV)/.experiments  ## What padding does to translation's sharpness, in runs/padding.
-	$(BIN)/python -m experiments padding $(STUDY) $(START) --warmup-steps 300 \
-	  --warmup-batch-size 64 --examples 1280 --batch-size 128 --test-examples 64 \
-	  --micro-batch-size 16 --epochs 2 --measured-epochs 2 --measured-batches 3 \
-	  --landscape-points 3 --precision-check none --out runs/padding
+	$(BIN)/python -m experiments padding $(STUDY) $(SHORT) --out runs/padding
 
 # From 1,000 steps; hours on a processor, minutes on a GPU.
 GROWN := $(START) --warmup-steps 1000 --warmup-batch-size 128 --examples 2560 --batch-size 256 \
   --test-examples 256 --landscape-points 9 --precision-check none
+FIVE := --micro-batch-size 32 --epochs 5 --measured-epochs 2 5 --measured-batches 5
 
 scale: $(VENV)/.experiments  ## What size, vocabulary and start do to sharpness, in runs/scale.
-	$(BIN)/python -m experiments scale $(STUDY) $(GROWN) --micro-batch-size 32 --epochs 5 \
-	  --measured-epochs 2 5 --measured-batches 5 --out runs/scale/translation
-	$(BIN)/python -m experiments scale $(STUDY) $(GROWN) --micro-batch-size 32 --epochs 5 \
-	  --measured-epochs 2 5 --measured-batches 5 --task mlm --trajectories sgd adam \
-	  --out runs/scale/mlm
+	$(BIN)/python -m experiments scale $(STUDY) $(SHORT) --out runs/scale/translation-short \
+	  --arms base vocabulary embedding scratch padded together
+	$(BIN)/python -m experiments scale $(STUDY) $(GROWN) $(FIVE) --out runs/scale/translation
+	$(BIN)/python -m experiments scale $(STUDY) $(GROWN) $(FIVE) --out runs/scale/mlm \
+	  --task mlm --trajectories sgd adam
+	$(BIN)/python -m experiments scale $(STUDY) $(GROWN) $(FIVE) --out runs/scale/mlm-adam-start \
+	  --task mlm --trajectories adam --arms base --warmup-algorithm adam --warmup-learning-rate 1e-3
 
 OWN := sgd sgd_clip normalized_sgd normalized_sgd_clip adam adafactor adafactor_clip sign_momentum
 
@@ -75,8 +81,9 @@ results: $(VENV)/.experiments  ## results/, RESULTS.md and both READMEs from the
 	  cd runs/padding/start; cp config.json provenance.json translation/README.md \
 	    $(CURDIR)/results/padding/start/; fi
 	# Larger than all the rest, and nothing reads it there.
-	rm -f results/ablation/*/histogram.csv results/padding/*/histogram.csv results/atlas/histogram.csv
-	set -e; for run in small padding atlas/own atlas; do \
+	rm -f results/ablation/*/histogram.csv results/padding/*/histogram.csv \
+	  results/scale/*/*/histogram.csv results/atlas/histogram.csv
+	set -e; for run in small padding $(patsubst results/%,%,$(wildcard results/scale/*)) atlas/own atlas; do \
 	  if [ -d results/$$run ]; then $(BIN)/python -m experiments report results/$$run; fi; done
 	$(BIN)/python -m experiments results RESULTS.md README.md results/README.md
 
