@@ -184,6 +184,20 @@ def depends(jaxpr, inputs) -> set:
     return reached
 
 
+def scanned(eqn) -> tuple[int, int]:
+    """How many operands of a scan are the same in every step, and how many it carries.
+
+    Read off the shapes, since JAX has changed the parameters that say it (in 0.12, or before): what
+    a scan slices or stacks has one axis more than in a step.
+    """
+    body = eqn.params["jaxpr"]
+    same = lambda atoms, avals: sum(  # noqa: E731
+        x.aval.ndim == aval.ndim for x, aval in zip(atoms, avals, strict=True)
+    )
+    carried = same(eqn.outvars, body.out_avals)
+    return same(eqn.invars, body.in_avals) - carried, carried
+
+
 def variables(atoms: Iterable) -> list:
     """The atoms that are no literals."""
     return [x for x in atoms if not isinstance(x, core.Literal)]

@@ -210,7 +210,7 @@ class _Loop:
     def __init__(self, equations, reads, inputs, outputs, heard):
         (self.eqn,) = equations
         self.reads, self.inputs, self.curved = reads, inputs, []
-        self.fixed, self.carried = self.eqn.params["num_consts"], self.eqn.params["num_carry"]
+        self.fixed, self.carried = programs.scanned(self.eqn)
         atoms, body = self.eqn.invars, self.eqn.params["jaxpr"]
         self.moving = [programs.is_in(inputs, x) for x in atoms]
         # What is carried moves if it starts from what moves, or if a step makes it move.
