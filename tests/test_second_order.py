@@ -10,6 +10,7 @@ import jax.flatten_util
 import jax.numpy as jnp
 import pytest
 
+from sharpjax._programs import scanned
 from sharpjax.models import T5, RobertaConfig, RobertaForMaskedLM, T5Config, init_params, make_loss
 from sharpjax.second_order import ForwardModeError, second_order
 from sharpjax.taylor import taylor
@@ -126,6 +127,19 @@ def test_it_is_the_dense_quadratic_form_whatever_the_loss_is_made_of(name, x64):
     expected = dense(LOSSES[name], params, direction)
     for run in (expand, jax.jit(expand)):
         chex.assert_trees_all_close(run(params, direction), expected, rtol=1e-11, atol=1e-12)
+
+
+def test_a_scans_operands_are_told_apart_by_their_shapes():
+    """The equation of JAX 0.12 has other parameters that count them than that of JAX 0.10."""
+
+    def f(w, xs):
+        step = lambda c, x: ((w @ c[0] + x, c[1] + 1), c[0] * c[1])  # noqa: E731
+        return jax.lax.scan(step, (w[0], 0), xs)
+
+    w, xs = jnp.eye(3), jnp.ones((3, 3))
+    for closed in (jax.make_jaxpr(f)(w, xs), jax.make_jaxpr(jax.vmap(f))(w[None], xs[None])):
+        (eqn,) = (eqn for eqn in closed.jaxpr.eqns if eqn.primitive.name == "scan")
+        assert scanned(eqn.replace(params={"jaxpr": eqn.params["jaxpr"]})) == (1, 2)
 
 
 def test_directions_are_mapped_and_of_any_scale(x64):
