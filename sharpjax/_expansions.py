@@ -187,7 +187,7 @@ def _shared(objective, m, *, method) -> tuple[jax.Array, Partial]:
     inputs = {id(x): i for i, x in enumerate(_inputs(objective))}
     sources = tuple(inputs.get(id(x)) for x in closed.consts)
     kept = [x for x, source in zip(closed.consts, sources, strict=True) if source is None]
-    return loss, Partial(_Along(closed.jaxpr, sources), kept)
+    return loss, Partial(_Along(programs.without_constants(closed), sources), kept)
 
 
 def _along(objective, along, directions):

@@ -22,6 +22,12 @@ def run(equations, values: dict) -> None:
         values.update(zip(eqn.outvars, outputs, strict=True))
 
 
+def without_constants(closed) -> Any:
+    """The open program of a closed one; JAX 0.12 has one type for both, which holds the values."""
+    jaxpr = closed.jaxpr
+    return jaxpr.with_consts(()) if hasattr(jaxpr, "with_consts") else jaxpr
+
+
 def open_calls(closed) -> Any:
     """The same closed program without calls, at its top level."""
     return jax.make_jaxpr(functools.partial(_run_open, closed))(*closed.in_avals)

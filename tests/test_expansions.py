@@ -1,6 +1,8 @@
 """Many directions: in one program inside `jit`, by the same few programs for all outside."""
 
 import functools
+import gc
+import weakref
 
 import chex
 import jax
@@ -9,6 +11,8 @@ import numpy as np
 import pytest
 
 import sharpjax
+from sharpjax._expansions import _Along
+from sharpjax._programs import without_constants
 from tests.devices import on_eight_devices
 
 X, U = jnp.array([0.3, -0.5, 0.2]), jnp.array([1.0, 2.0, -0.5])
@@ -37,6 +41,18 @@ def test_the_same_inside_of_jit_at_any_length(method, chunk):
         np.testing.assert_allclose(outside[name].sharpness, outside["one"].sharpness, rtol=1e-5)
     assert outside["zero"].slope == 0 and np.isnan(outside["zero"].sharpness)
     assert np.isnan(outside["nan"].slope) and np.isfinite(outside["nan"].loss)
+
+
+def test_a_directions_program_does_not_hold_its_constants():
+    matrix = jnp.ones((3, 3))
+    closed = jax.make_jaxpr(lambda v, m=matrix: [jnp.sum(jnp.tanh(m @ v))])(X)
+    along, held = _Along(without_constants(closed), (None,)), weakref.ref(matrix)
+    expected = jnp.sum(jnp.tanh(2 * matrix @ U))
+    del matrix, closed
+    gc.collect()
+    assert held() is None
+    (found,) = along([jnp.full((3, 3), 2.0)], [], U)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_another_number_of_directions_traces_nothing():
