@@ -33,7 +33,14 @@ ARMS: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
     "t5-small": (_LARGEST, {}),
     "t5-small-padded": (_LARGEST | _PADDED, {}),
 }
-TRANSLATION_ONLY = ("embedding", "padded", "together", "t5-small-padded")
+_TRANSLATION_ONLY = {*_EMBEDDING, *_PADDED}  # Fields that other tasks refuse.
+
+
+def of_task(task: str) -> list[str]:
+    """The arms that a task has."""
+    if task == "translation":
+        return list(ARMS)
+    return [arm for arm, (about, _) in ARMS.items() if not _TRANSLATION_ONLY & about.keys()]
 
 
 def configured(config: Config, task: str, arm: str) -> Config:

@@ -4,14 +4,15 @@ What takes long to import is imported by the work: `--help` and a bad value need
 """
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import tyro
 
 from experiments.algorithms import ATLAS, OWN
-from experiments.arms import ARMS, TRANSLATION_ONLY, configured
+from experiments.arms import configured, of_task
 from experiments.config import TASKS, TRAJECTORIES, Config, Task
 from experiments.errors import RefusedError
 from experiments.launch import (
@@ -21,11 +22,12 @@ from experiments.launch import (
     Location,
     Where,
     each,
+    report_from_first,
     report_on,
     study_command,
     within,
 )
-from experiments.run import devices, processes
+from experiments.run import devices
 from experiments.run.options import PADDING, Options
 from experiments.run.progress import Watch
 
@@ -61,16 +63,23 @@ def sharpness(
     """
     names = (task,) if task else TASKS
     followed = TRAJECTORIES if trajectory is None else (trajectory,)
-    for name in followed:
+    return study_command(config, where, names, _columns(config, names, followed))
+
+
+def _columns(
+    config: Config, names: Sequence[Task], trajectories: Sequence[str]
+) -> Callable[["Study"], None]:
+    """The stages of experiment 1 on each of these tasks along each of these trajectories."""
+    for name in trajectories:
         config.rate_along(name)
 
     def stages(study: "Study") -> None:
         for seed in config.seeds:
-            for name in names:
-                for along in followed:
-                    study.sharpness(name, along, seed)
+            for task in names:
+                for along in trajectories:
+                    study.sharpness(task, along, seed)
 
-    return study_command(config, where, names, stages)
+    return stages
 
 
 def ablation(config: Fields, where: Where, warmups: tuple[int, ...] = WARMUPS) -> Command:
@@ -152,12 +161,7 @@ def padding(
         padded = dataclasses.replace(about, padding=kind, padded_length=length)
         arm = dataclasses.replace(config, translation=padded)
         commands.append(_padding_run(arm, within(where, f"{kind}-{length or about.length}")))
-
-    def report(watch: Watch) -> None:
-        if processes.is_first():
-            report_on(where.out, watch)
-
-    return each([*commands, report])
+    return each([*commands, functools.partial(report_from_first, where.out)])
 
 
 def _padding_run(config: Config, where: Location) -> Command:
@@ -188,28 +192,18 @@ def scale(
       trajectories: The optimizers that train; see `sharpness`.
       arms: Those of `experiments/arms.py` that are run; all that the task has if none is named.
     """
-    known = [arm for arm in ARMS if task == "translation" or arm not in TRANSLATION_ONLY]
+    known = of_task(task)
     if unknown := [arm for arm in arms if arm not in known]:
         there = ", ".join(known)
         raise ValueError(f"arms must be of {there}; got {', '.join(unknown)}")
-    for name in trajectories:
-        config.rate_along(name)
-
-    def stages(study: "Study") -> None:
-        for seed in study.config.seeds:
-            for along in trajectories:
-                study.sharpness(task, along, seed)
-
-    def report(watch: Watch) -> None:
-        if processes.is_first():
-            report_on(where.out, watch)
-
-    made = ((arm, configured(config, task, arm)) for arm in dict.fromkeys(arms or known))
-    runs = [
-        study_command(arm, within(where, name), (task,), stages, reported=False)
-        for name, arm in made
-    ]
-    return each([*runs, report])
+    stages = _columns(config, (task,), trajectories)
+    runs = (
+        study_command(
+            configured(config, task, arm), within(where, arm), (task,), stages, reported=False
+        )
+        for arm in dict.fromkeys(arms or known)
+    )
+    return each([*runs, functools.partial(report_from_first, where.out)])
 
 
 def convergence(config: Fields, where: Where, task: Task) -> Command:
@@ -349,7 +343,8 @@ def make_report(directory: tyro.conf.Positional[APath]) -> Command:
     """Tables, figures, claims and report.html from a run's records, finished or not.
 
     Args:
-      directory: The directory of the run, or the folder of a padding study, which has report.md.
+      directory: The directory of the run, or the folder of a padding or a scale study, which has
+        report.md.
     """
     return lambda watch: report_on(directory, watch)
 

@@ -115,10 +115,16 @@ def study_command(
             for name in names:  # What cannot be used is better known now than after hours.
                 study.task(name, config.seed)
             stages(study)
-        if reported and processes.is_first():
-            report_on(where.out, watch)
+        if reported:
+            report_from_first(where.out, watch)
 
     return run
+
+
+def report_from_first(directory: Path, watch: Watch) -> None:
+    """`report_on` in the process that writes."""
+    if processes.is_first():
+        report_on(directory, watch)
 
 
 def report_on(directory: Path, watch: Watch) -> None:

@@ -1,6 +1,5 @@
 """The paper's own numbers (OPT 2022 version): Tables 2 to 6 and Figure 2, and the names it uses."""
 
-import math
 from collections.abc import Iterable
 
 TASKS = {
@@ -19,7 +18,7 @@ ALGORITHMS = {  # In the order of the paper's tables.
     "normalized_sgd_clip": "Normalized SGD, clipped",
 }
 EPOCHS = (2, 5, 10, 20)
-NEAR = 3.0  # A ratio to the paper's, either way, that leaves no distance to speak of.
+OTHERS = tuple(a for a in ALGORITHMS if a != "sgd")  # All ratios are to SGD.
 
 # Where a (task, trajectory) column stands in the paper.
 TABLE = {
@@ -104,16 +103,6 @@ SHARPNESS_RATIO = {
     for column, epochs in _RATIOS.items()
     for epoch, ratios in epochs.items()
 }
-
-
-def share_of_distance(first: float, ours: float, printed: float) -> float:
-    """How far a ratio has gone from `first` to the paper's, by logarithms: 1 is all of the way.
-
-    NaN if a ratio is not positive, or if `first` is within a factor of NEAR of the paper's.
-    """
-    if not (first > 0 and ours > 0) or abs(math.log(printed / first)) <= math.log(NEAR):
-        return math.nan
-    return math.log(ours / first) / math.log(printed / first)
 
 
 def seven(algorithms: Iterable[str]) -> str:

@@ -101,7 +101,7 @@ def column_table(arms: list[Arm], column: tuple[str, str]) -> Table | None:
         }
         for epoch in sorted({r.epoch for r in mine}):
             asked = [(name, "sgd") for name in ("loss", "slope", "sharpness")]
-            asked += [("ratio", a) for a in paper.ALGORITHMS if a != "sgd"]
+            asked += [("ratio", a) for a in paper.OTHERS]
             found = (values[name].get((epoch, algorithm)) for name, algorithm in asked)
             cells = (number(summary.mean) if summary else "–" for summary in found)
             held = [
@@ -114,7 +114,7 @@ def column_table(arms: list[Arm], column: tuple[str, str]) -> Table | None:
             rows.append((label, *cells, _of(sum(held), len(held))))
     if not rows:
         return None
-    others = (label for a, label in paper.ALGORITHMS.items() if a != "sgd")
+    others = (paper.ALGORITHMS[a] for a in paper.OTHERS)
     header = ("warm-up", "test loss", "SGD’s slope", "SGD’s sharpness", *others, "orderings")
     caption = (
         f"Means over the measured batches; the six ratios are to SGD’s sharpness. {_about(arms)}"

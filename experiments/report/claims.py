@@ -81,6 +81,21 @@ def group(rows: Iterable[Any], columns: tuple[str, ...], value: str) -> dict[tup
     return {key: summarize(values) for key, values in groups.items()}
 
 
+def means(rows: Iterable[Any], columns: tuple[str, ...]) -> dict[tuple, Summary]:
+    """Summaries of loss, sharpness and ratio of `Sharpness` rows, by (value, *columns)."""
+    rows = list(rows)
+    return {
+        (value, *key): summary
+        for value in ("loss", "sharpness", "ratio")
+        for key, summary in group(rows, columns, value).items()
+    }
+
+
+def positive(summary: Summary | None) -> float:
+    """The mean; NaN unless it is recorded and positive, as logarithms want it."""
+    return summary.mean if summary and summary.mean > 0 else math.nan
+
+
 def best_decreases(rows: Iterable[Landscape]) -> dict[tuple, float]:
     """Loss at step 0 minus the least loss seen; keyed by `Sharpness.KEY`.
 

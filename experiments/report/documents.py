@@ -141,8 +141,8 @@ def _control(make: Callable) -> Callable:
     """A block of a run beside the study, in the folder `controls` beside its records."""
 
     def block(sources: Sources, name: str, *arguments: str) -> Table | str | None:
-        folder = sources.directory.parent / "controls" / name
-        return make(Run(folder), *arguments) if any(folder.glob("*.csv")) else None
+        run = _beside(sources, f"controls/{name}")
+        return make(run, *arguments) if run else None
 
     return block
 
@@ -181,15 +181,14 @@ def _atlas(sources: Sources, task: str, trajectory: str, folder: str = "atlas") 
     return atlas.shared_table(run, task, trajectory)
 
 
-def _atlas_across(sources: Sources) -> Table | None:
-    run = _beside(sources, "atlas")
-    return atlas.across_table(run) if run else None
+def _of_atlas(make: Callable) -> Callable:
+    """A block of all that the atlas measured on shared trajectories."""
 
+    def block(sources: Sources) -> Table | str | None:
+        run = _beside(sources, "atlas")
+        return make(run) if run else None
 
-def _atlas_held(sources: Sources) -> str | None:
-    """How many of the paper's orderings hold at the atlas's points."""
-    run = _beside(sources, "atlas")
-    return _count(run.claims) if run else None
+    return block
 
 
 def _atlas_own(sources: Sources, task: str) -> Table | None:
@@ -328,8 +327,8 @@ BLOCKS: dict[str, Callable] = {
     "scale-distance": _scale(scale.distance_table),
     "scale-costs": _scale(lambda found, task: padding.cost_table(found)),
     "atlas": _atlas,
-    "atlas-across": _atlas_across,
-    "atlas-held": _atlas_held,
+    "atlas-across": _of_atlas(atlas.across_table),
+    "atlas-held": _of_atlas(lambda run: _count(run.claims)),
     "atlas-own": _atlas_own,
     "atlas-ranks": _atlas_ranks,
     "anatomy": _main(lambda run: anatomy_tables.summary(run.points)),

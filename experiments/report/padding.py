@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from experiments import paper, records
 from experiments.anatomy_rows import Lorenz
 from experiments.explanation_rows import PaddingGroup, PaddingPart
-from experiments.report import claims, facts, figure_files
+from experiments.report import claims, distance, facts, figure_files
 from experiments.report.recorded import Run, by_algorithm
 from experiments.report.table import Table, markdown, number, percent, plus_minus
 from experiments.rows import Sharpness, one
@@ -25,12 +25,6 @@ from sharpjax.plot import label
 KINDS = ("masked", "attended", "counted")
 COLUMN = ("translation", "sgd")
 _FIGURE = "padding"
-# Of a table of `paper.share_of_distance`.
-DISTANCE = (
-    "log(ratio/first’s)/log(paper’s/first’s), where the first is the row that is left out: 100 % "
-    "is the paper’s ratio, and what is below 0 % goes away from it. –: the first’s ratio is within "
-    f"a factor of {paper.NEAR:g} of the paper’s, or one is not positive."
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +50,7 @@ class Arm:
     def means(self) -> dict[tuple[str, str], claims.Summary]:
         """(column, algorithm) -> summary over measured batches of all epochs and seeds."""
         rows = [r for r in self.run[Sharpness] if (r.task, r.trajectory) == COLUMN]
-        return {
-            (value, *key): summary
-            for value in ("loss", "sharpness", "ratio")
-            for key, summary in claims.group(rows, ("algorithm",), value).items()
-        }
+        return claims.means(rows, ("algorithm",))
 
 
 def arms(folder: Path) -> list[Arm]:
@@ -77,19 +67,20 @@ def arms(folder: Path) -> list[Arm]:
 
 def ratio_table(found: list[Arm]) -> Table:
     """Shares of padding, loss, SGD's sharpness and the ratios to it, an arm a row."""
-    others = [a for a in paper.ALGORITHMS if a != "sgd"]
     rows = []
     for arm in found:
-        asked = [("loss", "sgd"), ("sharpness", "sgd"), *(("ratio", a) for a in others)]
+        asked = [("loss", "sgd"), ("sharpness", "sgd"), *(("ratio", a) for a in paper.OTHERS)]
         cells = (plus_minus(arm.means.get(key)) for key in asked)
         rows.append((arm.name, percent(arm.source), percent(arm.target), *cells))
     measured = {r.epoch for r in _rows(found)}
     for epoch in (e for e in paper.EPOCHS if e in measured):
         printed = paper.SHARPNESS_RATIO[*COLUMN, epoch]
         cells = ("–", "–", "–", number(paper.MEAN_SHARPNESS["sgd"]))
-        rows.append((f"the paper, epoch {epoch}", *cells, *(number(printed[a]) for a in others)))
+        rows.append(
+            (f"the paper, epoch {epoch}", *cells, *(number(printed[a]) for a in paper.OTHERS))
+        )
     header = ("", "padding of the source", "of the targets that count", "test loss")
-    header += ("SGD’s sharpness", *(label(a) for a in others))
+    header += ("SGD’s sharpness", *map(label, paper.OTHERS))
     epochs = ", ".join(map(str, sorted(measured)))
     caption = (
         f"SGD trajectory, epoch {epochs}: mean ± standard deviation over the measured batches; "
@@ -106,13 +97,11 @@ def distance_table(found: list[Arm]) -> Table | None:
     if masked is None or len(printed) != 1 or None in printed.values():
         return None
     (theirs,) = printed.values()
-    names, rows = [a for a in paper.ALGORITHMS if a != "sgd"], []
-    for arm in (arm for arm in found if arm is not masked):
-        pairs = ((_mean(masked, "ratio", a), _mean(arm, "ratio", a), theirs[a]) for a in names)
-        shares = (paper.share_of_distance(*pair) for pair in pairs)
-        rows.append((arm.name, *("–" if math.isnan(x) else percent(x) for x in shares)))
-    header = ("", *map(label, names))
-    return Table("Share of the distance to the paper", header, rows, DISTANCE)
+    ratio = lambda arm: lambda algorithm: _mean(arm, "ratio", algorithm)  # noqa: E731
+    others = ((arm.name, ratio(arm)) for arm in found if arm is not masked)
+    return distance.distance_table(
+        "Share of the distance to the paper", ratio(masked), others, theirs
+    )
 
 
 def group_table(found: list[Arm], algorithm: str = "sgd") -> Table | None:
@@ -241,7 +230,7 @@ def figure(found: list[Arm]) -> Figure:
     """SGD's sharpness, and the ratios to it, against the share of padding that a model sees."""
     masked = [arm for arm in found if arm.kind == "masked"]
     shown = [k for k in ("attended", "counted") if any(arm.kind == k for arm in found)]
-    names = [a for a in paper.ALGORITHMS if a != "sgd"]
+    names = paper.OTHERS
     style = plot.Style(paper.ALGORITHMS)
     made = Figure(figsize=(3.8 * max(len(shown), 1), 5.6), layout="constrained")
     axes = made.subplots(2, max(len(shown), 1), sharex="col", sharey="row", squeeze=False)
@@ -275,8 +264,7 @@ def _rows(found: list[Arm]) -> list[Sharpness]:
 
 
 def _mean(arm: Arm, column: str, algorithm: str) -> float:
-    summary = arm.means.get((column, algorithm))
-    return summary.mean if summary and summary.mean > 0 else math.nan
+    return claims.positive(arm.means.get((column, algorithm)))
 
 
 def tables(found: list[Arm]) -> list[Table]:

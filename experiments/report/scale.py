@@ -5,7 +5,6 @@ Each arm is a run of the sharpness experiment whose configuration differs from t
 
 import dataclasses
 import functools
-import math
 import os
 from pathlib import Path
 
@@ -13,16 +12,15 @@ from matplotlib.figure import Figure
 
 from experiments import paper, records
 from experiments.arms import ARMS
-from experiments.report import claims, figure_files
-from experiments.report.padding import DISTANCE, cost_table
+from experiments.report import claims, distance, figure_files
+from experiments.report.padding import cost_table
 from experiments.report.recorded import Run
-from experiments.report.table import Table, markdown, number, percent, plus_minus
+from experiments.report.table import Table, markdown, number, plus_minus
 from experiments.rows import Sharpness
 from sharpjax import plot
 from sharpjax.plot import label
 
 BASE = "base"
-OTHERS = tuple(a for a in paper.ALGORITHMS if a != "sgd")
 _NAMES = {
     "256x4": "width 256, 4 blocks",
     "512x6": "width 512, 6 blocks",
@@ -53,16 +51,11 @@ class Arm:
     @functools.cached_property
     def means(self) -> dict[_Key, claims.Summary]:
         """(value, task, trajectory, epoch, algorithm) -> summary over batches and seeds."""
-        return {
-            (value, *cell): summary
-            for value in ("loss", "sharpness", "ratio")
-            for cell, summary in claims.group(self.run[Sharpness], claims.CELL, value).items()
-        }
+        return claims.means(self.run[Sharpness], claims.CELL)
 
     def ratio(self, *cell: str | int) -> float:
         """Mean ratio to SGD's sharpness; nan unless it is recorded and positive."""
-        summary = self.means.get(("ratio", *cell))
-        return summary.mean if summary and summary.mean > 0 else math.nan
+        return claims.positive(self.means.get(("ratio", *cell)))
 
 
 def arms(folder: Path) -> list[Arm]:
@@ -80,7 +73,7 @@ def cells(found: list[Arm]) -> list[tuple[str, str, int]]:
 def ratio_table(found: list[Arm], task: str, trajectory: str, epoch: str | int) -> Table:
     """What each arm is, its loss, SGD's sharpness, the ratios to it and the orderings held."""
     cell = _cell(found, task, trajectory, epoch)
-    asked = [("loss", "sgd"), ("sharpness", "sgd"), *(("ratio", a) for a in OTHERS)]
+    asked = [("loss", "sgd"), ("sharpness", "sgd"), *(("ratio", a) for a in paper.OTHERS)]
     rows = []
     for arm in found:
         about, made = arm.run.config[task], arm.run.provenance["tasks"][task]
@@ -99,10 +92,10 @@ def ratio_table(found: list[Arm], task: str, trajectory: str, epoch: str | int) 
     printed = paper.SHARPNESS_RATIO.get(cell, {})
     if printed:
         sharpness = number(paper.MEAN_SHARPNESS["sgd"]) if task == "translation" else "–"
-        ratios = (number(printed[a]) for a in OTHERS)
+        ratios = (number(printed[a]) for a in paper.OTHERS)
         rows.append(("the paper", "", "", "", "", "–", sharpness, *ratios, "7 of 7"))
     header = ("", "width × blocks", "vocabulary", "parameters", "warm-up steps", "test loss")
-    header += ("SGD’s sharpness", *map(label, OTHERS), "orderings")
+    header += ("SGD’s sharpness", *map(label, paper.OTHERS), "orderings")
     caption = (
         "Mean ± standard deviation over the measured batches; ratios are to SGD’s sharpness. The "
         "paper’s sharpness is of Figure 2, whose epoch it does not name."
@@ -117,14 +110,10 @@ def distance_table(found: list[Arm], task: str, trajectory: str, epoch: str | in
     if not printed or base is None or len(found) < 2:
         return None
 
-    def share(arm: Arm, algorithm: str) -> str:
-        ours, first = arm.ratio(*cell, algorithm), base.ratio(*cell, algorithm)
-        gone = paper.share_of_distance(first, ours, printed[algorithm])
-        return "–" if math.isnan(gone) else percent(gone)
-
-    rows = [(arm.name, *(share(arm, a) for a in OTHERS)) for arm in found if arm is not base]
+    ratio = lambda arm: functools.partial(arm.ratio, *cell)  # noqa: E731
+    others = ((arm.name, ratio(arm)) for arm in found if arm is not base)
     title = f"{_title(cell)}: share of the distance to the paper"
-    return Table(title, ("", *map(label, OTHERS)), rows, DISTANCE)
+    return distance.distance_table(title, ratio(base), others, printed)
 
 
 def figure(found: list[Arm], task: str, trajectory: str, epoch: int) -> Figure:
@@ -134,7 +123,7 @@ def figure(found: list[Arm], task: str, trajectory: str, epoch: int) -> Figure:
     names = [arm.name for arm in found] + ["the paper"] * bool(printed)
     made = Figure(figsize=(7.0, 1.2 + 0.36 * len(names)), layout="constrained")
     axis = made.subplots()
-    for algorithm in OTHERS:
+    for algorithm in paper.OTHERS:
         values = [arm.ratio(*cell, algorithm) for arm in found]
         values += [printed[algorithm]] if printed else []
         look = style.line(algorithm) | {"marker": "o", "markersize": 5, "lw": 0.8}
@@ -188,8 +177,8 @@ def _cell(found: list[Arm], task: str, trajectory: str, epoch: str | int) -> tup
 
 def _held(arm: Arm, cell: tuple[str, str, int]) -> str:
     rows = [r for r in arm.run[Sharpness] if (r.task, r.trajectory, r.epoch) == cell]
-    details = [d for c in claims.evaluate(rows) if c.is_ordering for d in c.details]
-    return f"{sum(d.held for d in details)} of {len(details)}" if details else "–"
+    held, total = claims.orderings(claims.evaluate(rows))
+    return f"{held} of {total}" if total else "–"
 
 
 def _title(cell: tuple[str, str, int]) -> str:
