@@ -121,7 +121,7 @@ def figure(found: list[Arm], task: str, trajectory: str, epoch: int) -> Figure:
     cell, style = _cell(found, task, trajectory, epoch), plot.Style(paper.ALGORITHMS)
     printed = paper.SHARPNESS_RATIO.get(cell, {})
     names = [arm.name for arm in found] + ["the paper"] * bool(printed)
-    made = Figure(figsize=(7.0, 1.2 + 0.36 * len(names)), layout="constrained")
+    made = Figure(figsize=(7.0, 1.6 + 0.36 * len(names)), layout="constrained")
     axis = made.subplots()
     for algorithm in paper.OTHERS:
         values = [arm.ratio(*cell, algorithm) for arm in found]
@@ -132,7 +132,7 @@ def figure(found: list[Arm], task: str, trajectory: str, epoch: int) -> Figure:
         axis.plot(values, range(len(names)), label=label(algorithm), **look)
     axis.set_xscale("log")
     axis.set_yticks(range(len(names)), names)
-    axis.invert_yaxis()
+    axis.set_ylim(len(names) - 0.5, -0.5)  # From the top, with room for the outer marks.
     axis.grid(alpha=0.25)
     axis.set_xlabel("sharpness / SGD’s")
     axis.set_title(_title(cell), fontsize=10)
