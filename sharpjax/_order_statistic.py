@@ -25,7 +25,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from sharpjax._wide import Wide, add, greater, join, limbs, rank_of, subtract, to_float, wide
 
 UINT = {2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}  # By the bytes of a float.
-SAMPLE = 2**16  # Magnitudes that are sorted to choose the first pivots.
+SAMPLE = 2**16  # Magnitudes at most that are sorted to choose the first pivots.
 # Leaves up to here are copied into one: a kernel less to compile for each.
 _SMALL = 2**14
 # On one accelerator, up to here: a launch of each kernel in each pass costs more than the copy. On
@@ -88,7 +88,9 @@ def search(
     ]
     rank = {n: rank_of(n, fraction) for n in dict.fromkeys(sizes)}
     each = np.array([list(rank).index(n) for n in sizes])
-    high, low = (jnp.stack(words)[each] for words in zip(*rank.values(), strict=True))
+    on_host = all(isinstance(word, np.ndarray) for pair in rank.values() for word in pair)
+    stack = np.stack if on_host else jnp.stack
+    high, low = (stack(words)[each] for words in zip(*rank.values(), strict=True))
     return _search(groups, (high, low), sizes=tuple(sizes), dtype=dtype, axis_name=axis_name)
 
 
@@ -189,8 +191,7 @@ def _sampled_pivots(
     leaves: Any, owners: Any, axes: Any, ranks: Wide, sizes: Any, dtype: Any
 ) -> jax.Array:
     """The ranks in a sample, and 2.5 deviations to both sides of them: [groups, 3]."""
-    # Odd, so that it meets every column of a matrix whose width is a power of two.
-    stride = sum(sizes) // SAMPLE | 1
+    stride = stride_of(sum(sizes))
     lengths = [x.size // len(own) for x, own in zip(leaves, owners, strict=True)]
     row = np.repeat(lengths, [len(own) for own in owners])
     mean = np.bincount(np.concatenate(owners), row) / np.bincount(np.concatenate(owners))
@@ -212,6 +213,15 @@ def _sampled_pivots(
     pivots = keys[(np.cumsum(counts) - counts)[:, None] + from_below]
     # One above where they tie: if the rank lies in the tie, that is the end.
     return pivots.at[:, 2].max(pivots[:, 1] + pivots.dtype.type(1))
+
+
+def stride_of(n: int) -> int:
+    """Of n values, each how many-th is in the sample.
+
+    Sorting a value costs as much as a hundred passes over it: of few values, a part is enough. Odd,
+    so that it meets every column of a matrix whose width is a power of two.
+    """
+    return max(n // SAMPLE, min(n // 2**12, 16)) | 1
 
 
 def _strided(x: jax.Array, rows: int, stride: int) -> jax.Array:

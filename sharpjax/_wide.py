@@ -15,10 +15,11 @@ from jax.typing import ArrayLike
 Wide = tuple[jax.Array, jax.Array]  # High and low uint32 words.
 
 
-def wide(n: ArrayLike) -> Wide:
+def wide(n: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """On the host: outside of `jit`, each operation on an array is a launch."""
     words = np.asarray(n, np.uint64)
     high, low = words >> np.uint64(32), words & np.uint64(0xFFFFFFFF)
-    return jnp.asarray(high.astype(np.uint32)), jnp.asarray(low.astype(np.uint32))
+    return np.asarray(high, np.uint32), np.asarray(low, np.uint32)
 
 
 def add(a: Wide, b: Wide) -> Wide:

@@ -114,8 +114,8 @@ def top_fraction_threshold(tree: Any, fraction: Any, *, axis_name: AxisName = No
 
     Cost: about four reads of the tree where magnitudes are distributed smoothly, and on any input
     at most 18 in float32 (10 if all leaves are of one 16-bit dtype, 34 with float64); a sort of a
-    sample of 65,536; no copy, no temporary that grows with $n$. Sharded leaves stay where they are.
-    Counts are exact below 2^63 coordinates, without 64-bit types.
+    sample of 65,536 at most; no copy, no temporary that grows with $n$. Sharded leaves stay where
+    they are. Counts are exact below 2^63 coordinates, without 64-bit types.
 
     Args:
         tree: Any pytree of 16-, 32- or 64-bit floats.

@@ -1,6 +1,6 @@
 """How an update's magnitudes are spread: their histogram, and what its largest coordinates hold.
 
-Nothing sorts, ravels or gathers a tree: all is counted where it lies.
+Nothing sorts or gathers a tree: all is counted where it lies. Only small ones are laid in a row.
 """
 
 import functools
@@ -20,6 +20,8 @@ from sharpjax.objective import widen
 
 # Edges that one pass over a leaf counts.
 _TOGETHER = 8
+# Trees up to here are copied into one leaf: the programs below are launched once for each leaf.
+_SMALL = 2**20
 
 
 def magnitude_histogram(tree: Any, edges: Any) -> np.ndarray:
@@ -49,8 +51,9 @@ def magnitude_histogram(tree: Any, edges: Any) -> np.ndarray:
     edges = np.asarray(edges, np.float64)
     if edges.ndim != 1 or not (np.all(np.isfinite(edges)) and np.all(np.diff(edges) > 0)):
         raise ValueError(f"edges must be finite and ascending along one axis, got {edges!r}")
-    size = sum(np.size(x) for x in jax.tree.leaves(tree))
-    found = [_reaching(x, edges) for x in jax.tree.leaves(tree)]
+    leaves = _leaves(tree)
+    size = sum(x.size for x in leaves)
+    found = [_reaching(x, edges) for x in leaves]
     counts = [np.asarray(x, np.int64) for x in found]
     reaching = sum(counts, np.zeros(len(edges), np.int64))
     return -np.diff(np.concatenate([[size], reaching, [0]]))
@@ -272,7 +275,18 @@ def _offsets(leaves) -> np.ndarray:
 
 
 def _leaves(tree) -> list[jax.Array]:
-    return [jnp.asarray(x) for x in jax.tree.leaves(tree) if np.size(x)]
+    leaves = [jnp.asarray(x) for x in jax.tree.leaves(tree) if np.size(x)]
+    small = 1 < len(leaves) and sum(x.size for x in leaves) <= _SMALL
+    if not small or any(isinstance(x, Tracer) for x in leaves):
+        return leaves
+    devices = set().union(*(x.sharding.device_set for x in leaves))
+    alike = len(devices) == len({x.dtype for x in leaves}) == 1
+    return [_in_a_row(leaves)] if alike else leaves
+
+
+@jax.jit
+def _in_a_row(leaves):
+    return jnp.concatenate([x.ravel() for x in leaves])
 
 
 def _wanted(leaves, fraction) -> int:

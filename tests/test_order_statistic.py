@@ -152,7 +152,7 @@ def adversaries(n):
     rng = np.random.default_rng(0)
     geometric = np.ldexp(1.0, -(np.arange(n) % 250) + 120)
     hidden = rng.standard_normal(n)
-    hidden[:: (n // order.SAMPLE) | 1] = 1e-30  # All that the sample sees.
+    hidden[:: order.stride_of(n)] = 1e-30  # All that the sample sees.
     return {
         "equal": np.full(n, 0.37),
         "two values": np.where(rng.random(n) < 0.2, 1.0, -1e-3),

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import logging
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,10 @@ from sharpjax.pseudo import PseudoUpdates
 # Orbax tells of every save, and of a failure on many lines; `_told` says it on one.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
 
+
+# Training takes this many times as long as the checkpoints between its steps, at least: of a small
+# model with the states of many optimizers, a checkpoint takes longer than ten steps.
+_BETWEEN_SAVES = 20
 
 # Updates of all optimizers together, up to which they are made at once: it compiles far less.
 HELD_BYTES = 2**29
@@ -118,7 +123,7 @@ class Training:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoints:
-    """Where they lie, and how many steps there are between two."""
+    """Where they lie, and how many steps at least there are between two."""
 
     directory: Path
     every: int = 1
@@ -171,15 +176,17 @@ def train(
         if start >= steps:
             return layout.gather(params)
         saved = number = start
+        due = 0.0
 
         def save(number):
-            nonlocal saved
+            nonlocal saved, due
             flush()
             if manager and number > saved:
-                tree = {"params": params, "state": state}
+                tree, began = {"params": params, "state": state}, time.monotonic()
                 with _told(checkpoints.directory, number, _UNWRITTEN):
                     manager.save(number, args=ocp.args.StandardSave(_storable(tree)))
-                saved = number
+                saved, ended = number, time.monotonic()
+                due = ended + _BETWEEN_SAVES * (ended - began)
 
         with watch.stage(name, steps, start, what.kinds) as stage:
             for number, batch in zip(
@@ -210,7 +217,8 @@ def train(
                     save(number)
                     raise Interrupted(f"{name} stopped after step {number} of {steps}")
                 if checkpoints and number % checkpoints.every == 0:
-                    save(number)
+                    if processes.from_first(lambda: time.monotonic() >= due):
+                        save(number)
         save(number)
     return layout.gather(params)
 

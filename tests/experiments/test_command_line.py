@@ -415,6 +415,23 @@ def test_help_imports_little():
     assert done.stdout.endswith(b"[]\n") and done.stderr == b"" and b"reproduce" in done.stdout
 
 
+def _by_path(words, **options):
+    command = [sys.executable, str(ROOT / "experiments"), *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+
+def test_it_runs_by_its_path_from_any_directory(tmp_path):
+    process = _by_path(["report", "nothing"], cwd=tmp_path)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 2 and said.startswith(b"error: nothing") and said.count(b"\n") == 1
+
+
+def test_a_reader_that_leaves_ends_it_quietly():
+    process = _by_path(["--help"])
+    process.stdout.close()
+    assert process.wait(timeout=120) == 1 and process.stderr.read() == b""
+
+
 WITHOUT_TORCH = """
 import importlib.util, sys
 sys.modules["torch"] = None
