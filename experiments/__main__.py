@@ -8,6 +8,7 @@ from pathlib import Path
 if not __package__:  # Run by its path: Python then looks for modules inside of this folder.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; 0 is success, 2 a bad value, 1 a failure, 130 an interruption.
 

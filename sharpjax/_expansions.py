@@ -1,4 +1,4 @@
-"""Slopes and sharpnesses of many directions, averaged over micro-batches.
+"""Slopes, sharpnesses and Hessian products of many directions, by micro-batch.
 
 Under a transformation one program loops over micro-batches and directions; a branch for each hands
 it over, so that the program grows with their number. Elsewhere Python loops, over two programs: one
@@ -6,6 +6,7 @@ of what directions share, one of a direction, which compile once for any number 
 each where it lies.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +18,15 @@ from jax.extend import core
 from jax.tree_util import Partial
 
 from sharpjax import _programs as programs
-from sharpjax.objective import Objective, divided, dot, magnitude, standard_error, widen
+from sharpjax.objective import (
+    Objective,
+    divided,
+    dot,
+    linearize_gradient,
+    magnitude,
+    standard_error,
+    widen,
+)
 from sharpjax.taylor import Expansion, taylor
 
 # Slope and sharpness of a direction of such a length, divided by it and by its square, are as good
@@ -107,8 +116,7 @@ def one_by_one(objective: Objective, make: Callable, count: int, method, chunk) 
     length is made a unit direction first. What is found is waited for, so that the temporaries of
     no two directions, or micro-batches, are held at once.
     """
-    if jax.process_count() == 1:  # Else arrays of the host are everybody's.
-        objective = objective.on_device()
+    objective = _on_device(objective)
     sizes = [_size(objective, make(k)) for k in range(count)]
 
     def measure(along, some):
@@ -119,7 +127,7 @@ def one_by_one(objective: Objective, make: Callable, count: int, method, chunk) 
         return slopes / lengths, sharpnesses / lengths**2
 
     def micro_batch(m):
-        loss, along = objective.run(_shared, np.int32(m), method=method)
+        loss, along = objective.run(_shared, np.int32(m), expand=taylor, method=method)
         groups = [range(i, min(i + chunk, count)) for i in range(0, count, chunk)]
         found = [measure(along, some) for some in groups]
         return jax.device_get(loss), *map(np.concatenate, zip(*found, strict=True))
@@ -129,12 +137,51 @@ def one_by_one(objective: Objective, make: Callable, count: int, method, chunk) 
     return _summary(losses, slopes, sharpnesses, np.stack([norm for *_, norm in sizes]))
 
 
+def products(objective: Objective, updates: Sequence[Any]) -> tuple[Expansion, Any, Any]:
+    """Likewise the products of K directions with the Hessian and each other.
+
+    Returns:
+        Slopes and sharpnesses; the cosines VᵀV, [K, K]; and VᵀHV of every micro-batch, [M, K, K].
+    """
+    objective = _on_device(objective)
+    sizes = [_size(objective, u) for u in updates]
+
+    def products_with(directions, lengths, tree):
+        found = jax.device_get([objective.run(_dot, u, tree) for u in directions])
+        return np.stack(found) / np.asarray(lengths, found[0].dtype)
+
+    def micro_batch(m):
+        (loss, gradient), along = objective.run(_shared, np.int32(m), expand=_hessian)
+        made = [
+            _measurable(objective, u, size, along.func.narrow)
+            for u, size in zip(updates, sizes, strict=True)
+        ]
+        with_all = functools.partial(products_with, *zip(*made, strict=True))
+        slopes = with_all(gradient)
+        curvature = np.stack(
+            [with_all(objective.run(_product, along, u)) / length for u, length in made]
+        )
+        # They do not depend on the micro-batch, but on which of them are unit directions.
+        gram = np.stack([with_all(u) / length for u, length in made]) if m == 0 else None
+        return jax.device_get(loss), slopes, gram, (curvature + curvature.T) / 2
+
+    losses, slopes, grams, curvatures = zip(*map(micro_batch, range(objective.count)), strict=True)
+    curvatures = np.stack(curvatures)
+    sharpnesses = np.diagonal(curvatures, axis1=1, axis2=2)
+    norms = np.stack([norm for *_, norm in sizes])
+    return (
+        _summary(np.stack(losses), np.stack(slopes), sharpnesses, norms),
+        grams[0],
+        curvatures,
+    )
+
+
 def compiled(objective: Objective, method: str, chunk: int) -> tuple[Any, Any]:
     """The programs of `_shared` and of `chunk` directions in `_along`; the arrays may be abstract.
 
     They are compiled and not run.
     """
-    lowered = objective.lower(_shared, np.int32(0), method=method)
+    lowered = objective.lower(_shared, np.int32(0), expand=taylor, method=method)
     shared = lowered.compile()
     # The outputs of the one, as XLA lays them out on the devices, are the other's inputs. On one
     # device nothing is said of that: the program is then the one that a measurement runs.
@@ -164,9 +211,18 @@ def _measurable(objective, u, size, narrow) -> tuple:
     return objective.run(_unit, u, *divisors), 1
 
 
+def _on_device(objective: Objective) -> Objective:
+    # With many processes, arrays of the host are everybody's.
+    return objective.on_device() if jax.process_count() == 1 else objective
+
+
 def _square(objective, u):
     u = widen(objective.like_sharding(u))
     return dot(u, u)
+
+
+def _dot(objective, a, b):
+    return dot(*(widen(objective.like_sharding(x)) for x in (a, b)))
 
 
 def _magnitude(objective, u):
@@ -177,17 +233,30 @@ def _unit(objective, u, scale, divisor):
     return objective.like_params(divided(widen(u), scale, divisor))
 
 
-def _shared(objective, m, *, method) -> tuple[jax.Array, Partial]:
-    """A micro-batch's loss, and what is to be run for each direction with what is kept for it."""
+def _shared(objective, m, *, expand, **options) -> tuple[Any, Partial]:
+    """What `expand` says of a micro-batch's loss: first, a value; then, as `_Along` and what is
+    kept for it, the function that it has for each direction.
+    """
     at = lambda x: jax.lax.dynamic_index_in_dim(x, m, keepdims=False)  # noqa: E731
     batch = jax.tree.map(at, objective.batches)
-    loss, along = taylor(objective.at(batch), objective.params, method)
+    value, along = expand(objective.at(batch), objective.params, **options)
     closed = jax.make_jaxpr(along)(objective.params)
     # What is an input of `_along` too is not kept: it would be copied.
     inputs = {id(x): i for i, x in enumerate(_inputs(objective))}
     sources = tuple(inputs.get(id(x)) for x in closed.consts)
     kept = [x for x, source in zip(closed.consts, sources, strict=True) if source is None]
-    return loss, Partial(_Along(programs.without_constants(closed), sources), kept)
+    return value, Partial(_Along(programs.without_constants(closed), sources), kept)
+
+
+def _hessian(f, params) -> tuple[tuple, Callable]:
+    """(loss, gradient), and v -> Hv."""
+    loss, gradient, product = linearize_gradient(f, params)
+    return (loss, gradient), product
+
+
+def _product(objective, along, v):
+    leaves = along(_inputs(objective), objective.like_params(v))
+    return jax.tree.unflatten(jax.tree.structure(objective.params), leaves)
 
 
 def _along(objective, along, directions):
@@ -205,7 +274,7 @@ def _inputs(objective) -> list:
 
 
 class _Along:
-    """What `taylor` says of a direction, as a program that another one can run."""
+    """What is computed for a direction, as a program that another one can run."""
 
     def __init__(self, jaxpr, sources):
         self._jaxpr, self._sources = jaxpr, sources

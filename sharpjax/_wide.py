@@ -12,10 +12,10 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-Wide = tuple[jax.Array, jax.Array]  # High and low uint32 words.
+Wide = tuple[Any, Any]  # High and low uint32 words, NumPy's or JAX's.
 
 
-def wide(n: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def wide(n: ArrayLike) -> Wide:
     """On the host: outside of `jit`, each operation on an array is a launch."""
     words = np.asarray(n, np.uint64)
     high, low = words >> np.uint64(32), words & np.uint64(0xFFFFFFFF)

@@ -101,7 +101,7 @@ def clip_curve(
             stats = measure_directions(
                 loss_fn, params, {"clipped": clipped}, batches, method=method, **options
             )["clipped"]
-            start = newton_start(stats)
+            start = newton_start(stats, params)
             search = search_along(loss_fn, params, clipped, batches, initial_step=start, **options)
             yield ClipPoint(fraction, stats, search)
 

@@ -1,11 +1,13 @@
 """Slope and sharpness of many updates at one point, with their standard errors."""
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from sharpjax._checks import check_choice
 from sharpjax._expansions import compiled, in_one_program, is_traced, one_by_one
@@ -113,10 +115,10 @@ def measure_directions(
         >>> [round(float(x), 3) for x in (stats.slope, stats.sharpness, stats.sharpness_se)]
         [-10.0, 2.0, 1.0]
     """
-    _check_options(method, chunk)
+    check_options(method, chunk)
     measured = updates_objective(loss_fn, params, updates, batches, args, has_aux)
     run = lambda m: _measure(measured, [*updates.values()], m, chunk or 1)  # noqa: E731
-    return _statistics(tuple(updates), finite(run, method))
+    return statistics(tuple(updates), finite(run, method))
 
 
 def measure_updates(
@@ -168,14 +170,14 @@ def measure_updates(
         >>> round(float(stats["sgd"].sharpness), 3)
         1.0
     """
-    _check_options(method, chunk)
+    check_options(method, chunk)
     if not isinstance(pseudo, PseudoUpdates):
         raise TypeError(f"pseudo must come from pseudo_updates, got {pseudo!r}")
     measured = objective(loss_fn, params, batches, args=args, has_aux=has_aux)
     measured.check_directions({"grads": grads})
 
     run = lambda m: _measure_made(measured, pseudo, (grads, state, params), m, chunk or 1)  # noqa: E731
-    return _statistics(pseudo.names, finite(run, method))
+    return statistics(pseudo.names, finite(run, method))
 
 
 class Compiled(NamedTuple):
@@ -248,7 +250,7 @@ def compile_directions(
         >>> sharpjax.directions.compile_directions(loss, x, batches).temporary_bytes < 16_000
         True
     """
-    _check_options(method, chunk)
+    check_options(method, chunk)
     measured = objective(loss_fn, params, batches, args=args, has_aux=has_aux)
     return Compiled(*compiled(measured, method, chunk or 1))
 
@@ -290,7 +292,8 @@ def _measure_made_in_one(objective, grads, state, params, *, make, names, method
     return in_one_program(objective, makers, method, chunk)
 
 
-def _statistics(names, table: Expansion) -> dict[str, DirectionStats]:
+def statistics(names, table: Expansion) -> dict[str, DirectionStats]:
+    """A user's result, by the names of the directions."""
     fields = _fields(table)
     traced = is_traced(fields)
     # Taken apart on the host, where that compiles nothing.
@@ -321,13 +324,20 @@ def _fields(table: Expansion) -> dict[str, jax.Array]:
     }
 
 
-def newton_start(stats: DirectionStats) -> float | None:
-    """Where a search along a direction starts: its Newton step, if it has one downhill."""
+def newton_start(stats: DirectionStats, params: Params) -> float:
+    """Where a search along a direction starts: its Newton step, if it has one downhill.
+
+    Otherwise where `search_along` starts then, without looking for that step again.
+    """
     newton = float(stats.newton_step)
-    return newton if 0 < newton < float("inf") else None
+    if 0 < newton < math.inf:
+        return newton
+    size = float(optax.tree.norm(params))
+    return 1e-3 * size if 0 < size < math.inf else 1.0
 
 
-def _check_options(method, chunk) -> None:
+def check_options(method: str, chunk: int | None) -> None:
+    """Raises for an unknown method, and for a chunk that is no positive integer."""
     check_choice("method", method, METHODS)
     if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
         raise ValueError(f"chunk must be a positive integer or None, got {chunk!r}")

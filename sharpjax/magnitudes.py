@@ -276,7 +276,7 @@ def _offsets(leaves) -> np.ndarray:
 
 def _leaves(tree) -> list[jax.Array]:
     leaves = [jnp.asarray(x) for x in jax.tree.leaves(tree) if np.size(x)]
-    small = 1 < len(leaves) and sum(x.size for x in leaves) <= _SMALL
+    small = len(leaves) > 1 and sum(x.size for x in leaves) <= _SMALL
     if not small or any(isinstance(x, Tracer) for x in leaves):
         return leaves
     devices = set().union(*(x.sharding.device_set for x in leaves))

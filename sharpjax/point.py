@@ -9,12 +9,18 @@ import numpy as np
 
 from sharpjax._checks import check_in_range
 from sharpjax.clipping import top_fraction_threshold
-from sharpjax.directions import DirectionStats, measure_directions, newton_start
+from sharpjax.directions import (
+    DirectionStats,
+    check_options,
+    measure_directions,
+    newton_start,
+    statistics,
+)
 from sharpjax.landscape import LineSearch, search_along
 from sharpjax.magnitudes import magnitude_histogram, top_overlap, top_share
-from sharpjax.objective import LossFn, Params, result, static
+from sharpjax.objective import LossFn, Params, result, static, updates_objective
 from sharpjax.precision import Precision, measure_precision
-from sharpjax.subspace import SpanModel, measure_span
+from sharpjax.subspace import SpanModel, expand_span, measure_span
 
 # Powers of ten between which magnitudes are counted.
 EDGES = np.arange(-20.0, 4.25, 0.25)
@@ -108,7 +114,8 @@ def measure_point(
         precision: Whether the sharpness is measured in float64 too, on the first micro-batch
             (`measure_precision`).
         fraction: The top fraction of `top_share`, `overlap` and `threshold`.
-        method: As in `measure_directions`.
+        method: As in `measure_directions`; with "auto" and `span`, slopes and sharpnesses are those
+            of the span's model, which has them anyway.
         chunk: As in `measure_directions`.
 
     Returns:
@@ -118,8 +125,8 @@ def measure_point(
         ValueError: a fraction outside [0, 1]; otherwise as the measurements named above.
         TypeError: likewise.
 
-    Cost, for K updates and a micro-batch: 1 + K gradients; with `span` 1 + 2K more; with
-    `landscape` 20 to 40 forward passes for each update.
+    Cost, for K updates and a micro-batch: 1 + 2K gradients with `span`, 1 + K without, and the sum
+    of both where `method` names a route; with `landscape` 20 to 40 forward passes for each update.
 
     Example:
         >>> import jax.numpy as jnp, sharpjax
@@ -132,9 +139,18 @@ def measure_point(
         5.0
     """
     check_in_range("fraction", fraction, 0.0, 1.0)
+    check_options(method, chunk)
     shared = {"args": args, "has_aux": has_aux}
     options = {**shared, "method": method}
-    directions = measure_directions(loss_fn, params, updates, batches, **options, chunk=chunk)
+    model = None
+    if span and method == "auto":
+        measured = updates_objective(loss_fn, params, updates, batches, args, has_aux)
+        model, table = expand_span(measured, updates)
+        directions = statistics(tuple(updates), table)
+    else:
+        directions = measure_directions(loss_fn, params, updates, batches, **options, chunk=chunk)
+        if span:
+            model = measure_span(loss_fn, params, updates, batches, **shared)
     searches = None
     if landscape:
         searches = {
@@ -143,7 +159,7 @@ def measure_point(
                 params,
                 update,
                 batches,
-                initial_step=newton_start(directions[name]),
+                initial_step=newton_start(directions[name], params),
                 **shared,
             )
             for name, update in updates.items()
@@ -156,7 +172,7 @@ def measure_point(
     return Point(
         directions=directions,
         searches=searches,
-        span=measure_span(loss_fn, params, updates, batches, **shared) if span else None,
+        span=model,
         overlap=top_overlap(updates, fraction),
         histogram=histogram,
         top_share={name: top_share(update, fraction) for name, update in updates.items()},

@@ -9,7 +9,7 @@ import numpy as np
 
 from sharpjax._arguments import widen
 from sharpjax._checks import check_real_leaves, check_same_structure
-from sharpjax._expansions import magnitudes
+from sharpjax._expansions import is_traced, magnitudes, products
 from sharpjax.objective import (
     LossFn,
     Objective,
@@ -23,6 +23,7 @@ from sharpjax.objective import (
     static,
     updates_objective,
 )
+from sharpjax.taylor import Expansion
 
 
 @result
@@ -95,7 +96,8 @@ def measure_span(
         ValueError: no updates; an update unlike `params`; empty or ragged `batches`.
         TypeError: complex or integer leaves; a loss that is not a real scalar.
 
-    Cost: for K directions, 1 + 2K gradients a micro-batch; memory of a stack of the K directions.
+    Cost: for K directions, 1 + 2K gradients a micro-batch, and K² + 2K reads of two directions;
+        memory of one direction and its product, jitted of a stack of the K directions.
 
     Example:
         >>> import jax.numpy as jnp, sharpjax
@@ -107,7 +109,17 @@ def measure_span(
     """
     measured = updates_objective(loss_fn, params, updates, batches, args, has_aux)
     us = [*updates.values()]
-    return SpanModel(tuple(updates), *measured.run(_span, us, magnitudes(measured, us)))
+    if is_traced(measured.params, measured.batches, measured.traced, us):
+        return SpanModel(tuple(updates), *measured.run(_span, us, magnitudes(measured, us)))
+    return expand_span(measured, updates)[0]
+
+
+def expand_span(measured: Objective, updates: Mapping[str, Any]) -> tuple[SpanModel, Expansion]:
+    """The model outside of transformations, and the slopes and sharpnesses that it has."""
+    table, gram, curvatures = products(measured, [*updates.values()])
+    mean, error = _moments(curvatures)
+    arrays = table.loss, table.slopes, jnp.asarray(gram), mean, error, jnp.asarray(curvatures)
+    return SpanModel(tuple(updates), *arrays), table
 
 
 def span_step(
@@ -239,5 +251,9 @@ def _span(objective: Objective, updates, sizes) -> tuple[jax.Array, ...]:
 
     gram = jax.lax.map(dots, units)
     losses, slopes, curvatures = objective.each(one_micro_batch)
-    errors = standard_error(curvatures)
-    return losses.mean(), slopes.mean(0), gram, curvatures.mean(0), errors, curvatures
+    return losses.mean(), slopes.mean(0), gram, *_moments(curvatures), curvatures
+
+
+@jax.jit
+def _moments(samples):
+    return samples.mean(0), standard_error(samples)

@@ -183,7 +183,7 @@ def _descent(point: Point, direction: Any) -> tuple[float, float, float]:
     stats = sharpjax.measure_directions(
         task.loss_fn, point.params, of, task.test, method=point.config.method
     )["direction"]
-    start = newton_start(stats)
+    start = newton_start(stats, point.params)
     found = sharpjax.search_along(
         task.loss_fn, point.params, direction, task.test, initial_step=start
     )

@@ -180,7 +180,7 @@ def _landscape_rows(here: _Here) -> list[Search | Landscape]:
             here.step.params,
             update,
             here.test,
-            initial_step=newton_start(here.stats[name]),
+            initial_step=newton_start(here.stats[name], here.step.params),
             points=here.config.landscape_points,
         )
         searches.append(Search.of((*here.key, name), search))

@@ -216,9 +216,9 @@ def train(
                 if processes.any_of(watch.stopping):
                     save(number)
                     raise Interrupted(f"{name} stopped after step {number} of {steps}")
-                if checkpoints and number % checkpoints.every == 0:
-                    if processes.from_first(lambda: time.monotonic() >= due):
-                        save(number)
+                may = checkpoints is not None and number % checkpoints.every == 0
+                if may and processes.from_first(lambda: time.monotonic() >= due):
+                    save(number)
         save(number)
     return layout.gather(params)
 
