@@ -87,6 +87,7 @@ def test_a_disk_that_fills_during_a_checkpoint(whole, tmp_path, monkeypatch):
     flushed = []
     with monkeypatch.context() as patch:
         patch.setattr(training, "_told", full)
+        patch.setattr(training, "_BETWEEN_SAVES", 0)
         try:
             with pytest.raises(DamagedError) as error:
                 train(directory, flushed)
@@ -100,6 +101,17 @@ def test_a_disk_that_fills_during_a_checkpoint(whole, tmp_path, monkeypatch):
     flushed = []
     np.testing.assert_array_equal(train(directory, flushed), whole[0])
     assert flushed == [3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(("between", "saved"), [(0, [2, 4, 6]), (10**6, [2, 6])])
+def test_checkpoints_take_a_share_of_the_time(between, saved, whole, tmp_path, monkeypatch):
+    """Far apart where training is quick; the last step has one all the same."""
+    flushed, at = [], []
+    own = training._told
+    monkeypatch.setattr(training, "_told", lambda *words: at.append(words[1]) or own(*words))
+    monkeypatch.setattr(training, "_BETWEEN_SAVES", between)
+    np.testing.assert_array_equal(train(tmp_path / "checkpoints", flushed), whole[0])
+    assert at == saved and flushed == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("cut", ["emptied", "half", "gone"])
