@@ -17,7 +17,7 @@ from experiments.explanation_rows import Cosine, FrequencyPart
 from experiments.horizon_rows import Own
 from experiments.report import claims
 from experiments.report.recorded import Run
-from experiments.report.table import Table, number, percent, plus_minus
+from experiments.report.table import Table, interval, number, percent, plus_minus
 from experiments.report.tables import mean, middle
 from experiments.rows import AtPoint, Convergence, Search, Sharpness
 from sharpjax import plot
@@ -361,7 +361,7 @@ def _correlated(place: str, level: str, reached: dict, found: Mapping[Any, Any])
     cells = []
     for quantity in _QUANTITIES:
         got = ranks([found[n][quantity] for n in names], [reached[n] for n in names])
-        said = f"{got.correlation:.2f} [{got.low:.2f}, {got.high:.2f}]".replace("-", "−")
+        said = interval(got.correlation, got.low, got.high, 2)
         cells.append((said if math.isfinite(got.correlation) else "n/a", got.count))
     return place, level, str(max(count for _, count in cells)), *(said for said, _ in cells)
 
