@@ -145,7 +145,6 @@ def encode_translation(
     french: Sequence[str],
     source_length: int,
     target_length: int,
-    prompt: str = PROMPT,
 ) -> dict[str, np.ndarray]:
     """Prompted English as input, French as labels, each ending in the end-of-text token.
 
@@ -158,10 +157,10 @@ def encode_translation(
     """
     if len(english) != len(french):
         raise ValueError(f"{len(english)} English texts, but {len(french)} French ones")
-    prompted = len(tokenizer(prompt)["input_ids"])
+    prompted = len(tokenizer(PROMPT)["input_ids"])
     if source_length <= prompted:
         raise ValueError(f"a source length of {source_length} is spent on the prompt ({prompted})")
-    source = encode_text(tokenizer, [prompt + text for text in english], source_length)
+    source = encode_text(tokenizer, [PROMPT + text for text in english], source_length)
     target = encode_text(tokenizer, french, target_length)
     labels = np.where(target["attention_mask"], target["input_ids"], np.int32(NOT_COUNTED))
     return {**source, "labels": labels}
@@ -197,27 +196,27 @@ def pad_translation(
 
 
 def rows_without_text(
-    ids: np.ndarray, attention_mask: np.ndarray, tokenizer: PreTrainedTokenizerBase
+    input_ids: np.ndarray, attention_mask: np.ndarray, tokenizer: PreTrainedTokenizerBase
 ) -> np.ndarray:
     """The rows, ascending, in which `mask_tokens` finds no token to mask.
 
     Raises:
       ValueError: a tokenizer without a mask token.
     """
-    return np.flatnonzero(~_maskable(ids, attention_mask, tokenizer).any(axis=1))
+    return np.flatnonzero(~_maskable(input_ids, attention_mask, tokenizer).any(axis=1))
 
 
-def _maskable(ids, attention_mask, tokenizer) -> np.ndarray:
+def _maskable(input_ids, attention_mask, tokenizer) -> np.ndarray:
     """Which tokens are neither special nor padding, bool [rows, length]."""
     if tokenizer.mask_token_id is None:
         raise ValueError("the tokenizer has no mask token: masking needs a RoBERTa-style one")
-    special = np.zeros(max(len(tokenizer), int(ids.max(initial=0)) + 1), bool)
+    special = np.zeros(max(len(tokenizer), int(input_ids.max(initial=0)) + 1), bool)
     special[tokenizer.all_special_ids] = True
-    return (attention_mask != 0) & ~special[ids]
+    return (attention_mask != 0) & ~special[input_ids]
 
 
 def mask_tokens(
-    ids: np.ndarray,
+    input_ids: np.ndarray,
     attention_mask: np.ndarray,
     tokenizer: PreTrainedTokenizerBase,
     rng: np.random.Generator,
@@ -239,7 +238,7 @@ def mask_tokens(
     """
     if not 0 <= probability <= 1:
         raise ValueError(f"the masking probability must lie in [0, 1], got {probability}")
-    ids, attention_mask = np.asarray(ids, np.int32), np.asarray(attention_mask, np.int32)
+    ids, attention_mask = np.asarray(input_ids, np.int32), np.asarray(attention_mask, np.int32)
     eligible = _maskable(ids, attention_mask, tokenizer)
     empty = np.flatnonzero(~eligible.any(axis=1))
     if len(empty):

@@ -34,11 +34,6 @@ def has_shared(run: Run) -> bool:
     return len({r.algorithm for r in run[Sharpness]}) >= MANY
 
 
-def tasks(run: Run, table: type) -> list[str]:
-    """The tasks that a table has rows of, in the report's order."""
-    return [task for task in paper.TASKS if any(r.task == task for r in run[table])]
-
-
 def columns(run: Run) -> list[tuple[str, str]]:
     """The measured (task, trajectory), one task after the other."""
     order = list(paper.TASKS)
@@ -53,7 +48,7 @@ def shared_table(run: Run, task: str, trajectory: str | None = None) -> Table:
 
     Args:
       run: Optimizers side by side.
-      task: Of `tasks`.
+      task: One that it has measured.
       trajectory: Only this one's.
     """
     lines, points = [], []
@@ -313,7 +308,7 @@ def correlation_table(shared: Run | None, own: Run) -> Table | None:
       own: The run of each optimizer on its own, which has the losses.
     """
     lines = []
-    for task in tasks(own, Own):
+    for task in own.tasks(Own):
         seed, rows = _of_first_seed(own, task)
         reached = _reached(own, task, seed)
         name = paper.TASKS[task]
@@ -396,7 +391,7 @@ def figures(run: Run, style: plot.Style) -> Iterable[tuple[str, str, str, Draw]]
                 lambda rows=rows: shared_figure(rows, style),
             )
     own = run.frame(Own)
-    for task in tasks(run, Own):
+    for task in run.tasks(Own):
         rows = own[own.task == task]
         yield (
             f"own_{task}",

@@ -29,7 +29,7 @@ from experiments.report import (
 )
 from experiments.report.recorded import Run
 from experiments.report.table import Table, number, plus_minus
-from experiments.rows import Sharpness
+from experiments.rows import Convergence, Sharpness
 
 _NOT_RUN = "not run yet"
 _BLOCK_NOT_RUN = "*Not run yet.*"
@@ -194,7 +194,7 @@ def _atlas(sources: Sources, task: str, trajectory: str, folder: str = "atlas") 
 def _atlas_own(sources: Sources, task: str) -> Table | None:
     """Optimizers each on its own trajectory."""
     run = sources.run("atlas/own")
-    return atlas.own_table(run, task) if run and task in atlas.tasks(run, Own) else None
+    return atlas.own_table(run, task) if run and task in run.tasks(Own) else None
 
 
 def _atlas_ranks(sources: Sources) -> Table | None:
@@ -286,13 +286,13 @@ def _figures(sources: Sources, prefix: str) -> str | None:
 
 
 BLOCKS: dict[str, Callable] = {
-    "verdict": _main(lambda run: tables.verdict(run.claims, run)),
+    "verdict": _main(tables.verdict),
     "held": _main(lambda run, *column: _count(run.claims, *column)),
     "seed-held": _main(_seed_held),
     "summary": _main(_summary),
     "sharpness": _main(_sharpness),
-    "claims": _main(lambda run: tables.claim_table(run.claims, run)),
-    "final-losses": _main(lambda run: tables.final_table(run) if run.convergence_tasks() else None),
+    "claims": _main(tables.claim_table),
+    "final-losses": _main(lambda run: tables.final_table(run) if run.tasks(Convergence) else None),
     "control-losses": _control(tables.final_table),
     "control-held": _control(lambda run: _count(run.claims)),
     "control-sharpness": _control(_sharpness),

@@ -80,7 +80,8 @@ def _progress(run: Run) -> str:
             f"{paper.column_name(column)}, {len(seen)}{of} batches measured"
         )
     total = config.get("epochs")
-    for task in run.convergence_tasks():
+    trained = run.tasks(Convergence)
+    for task in trained:
         ends: dict[str, int] = {}
         for row in run[Convergence]:
             if row.task == task:
@@ -92,7 +93,7 @@ def _progress(run: Run) -> str:
         )
     if missing:
         return f"incomplete: {'; '.join(missing)}" + f". Complete: {'; '.join(done)}" * bool(done)
-    runs = len(run.convergence_tasks()) * len(run.algorithms)
+    runs = len(trained) * len(run.algorithms)
     batches = sum(map(len, points.values()))
     return f"complete: {batches} measured batches and {runs} convergence runs"
 

@@ -68,7 +68,7 @@ def draw_all(run: Run) -> list[Drawn]:
             "exactly zero lies left of both axes.",
             lambda rows=rows: plot.histogram(rows, style=style),
         )
-    for task in [t for t in paper.TASKS if (convergence["task"] == t).any()]:
+    for task in run.tasks(Convergence):
         rows = convergence[convergence["task"] == task]
         number = " (Figure 4)" * any(task == of for of, _ in paper.TABLE)
         seeds = ", mean over seeds" * (rows["seed"].nunique() > 1)

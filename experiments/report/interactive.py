@@ -55,7 +55,7 @@ def points(run: Run) -> pandas.DataFrame:
     rank = [order.index(pair) for pair in zip(found["task"], found["trajectory"], strict=True)]
     found = found.assign(rank=rank).sort_values("rank", kind="stable").drop(columns="rank")
     # A task that was only trained has curves of convergence, and no point.
-    others = [{"task": task} for task in run.convergence_tasks() if task not in {*found["task"]}]
+    others = [{"task": task} for task in run.tasks(Convergence) if task not in {*found["task"]}]
     return pandas.concat([found, pandas.DataFrame(others)]) if others else found
 
 

@@ -28,7 +28,7 @@ from experiments.report.figure_files import Drawn
 from experiments.report.interactive import Charts
 from experiments.report.recorded import Run
 from experiments.report.table import Table
-from experiments.rows import Sharpness, Tuning
+from experiments.rows import Convergence, Sharpness, Tuning
 from sharpjax.report import Figure, Section, write_page
 
 _HERE = Path(__file__).parent
@@ -52,22 +52,16 @@ def write_report(run: Run, console: Console | None = None) -> Path:
       run: The run, finished or not.
       console: If given, Tables 3 to 6 (ours / the paper's) and the claims are printed there.
     """
-    found = run.claims
-    records.write_json(run.directory / "claims.json", claims.to_json(found))
-    parts = [*_parts(run, found)]
-    path = _write_page(run, found, parts)
-    records.write_atomically(run.directory / "report.md", _markdown(run, found, parts))
+    records.write_json(run.directory / "claims.json", claims.to_json(run.claims))
+    parts = [*make_parts(run)]
+    path = _write_page(run, parts)
+    records.write_atomically(run.directory / "report.md", as_markdown(run, parts))
     if console:
         short = [tables.short_ratio_table(run, column) for column in run.columns()]
-        for table in (*short, tables.claim_table(found, run)):
+        for table in (*short, tables.claim_table(run)):
             console.print(Markdown(made.markdown(table).replace("\u00a0", " ")))
-        console.print(tables.verdict(found, run))
+        console.print(tables.verdict(run))
     return path
-
-
-def as_markdown(run: Run) -> str:
-    """The report's Markdown."""
-    return _markdown(run, run.claims, _parts(run, run.claims))
 
 
 def _title(run: Run) -> str:
@@ -83,7 +77,7 @@ def _introduction(run: Run) -> str:
     )
 
 
-def _parts(run: Run, found: list[claims.Claim]) -> Iterator[Part]:
+def make_parts(run: Run) -> Iterator[Part]:
     """What the report says after its introduction; a part of what is not recorded is left out."""
     drawn = figures.draw_all(run)
 
@@ -93,11 +87,11 @@ def _parts(run: Run, found: list[claims.Claim]) -> Iterator[Part]:
     def pictures(prefix: str) -> list[Drawn]:
         return [d for d in drawn if d.name.startswith(prefix)]
 
-    remarks, cells = tables.remark_table(found), tables.cell_table(found)
+    remarks, cells = tables.remark_table(run.claims), tables.cell_table(run.claims)
     yield part(
         "claims",
         "The paper’s claims",
-        tables.claim_table(found, run),
+        tables.claim_table(run),
         remarks if remarks.rows or remarks.caption else None,
         cells if run.columns() and cells.rows else None,
     )
@@ -120,8 +114,8 @@ def _parts(run: Run, found: list[claims.Claim]) -> Iterator[Part]:
             tables.share_table(run) if run.columns() else None,
             tables.overlap_table(run) if run.columns() else None,
         )
-    tuned = {row.task for row in run[Tuning]}
-    trained = bool(run.convergence_tasks())
+    tuned = run.tasks(Tuning)
+    trained = bool(run.tasks(Convergence))
     if trained or tuned:
         yield part(
             "convergence",
@@ -129,16 +123,16 @@ def _parts(run: Run, found: list[claims.Claim]) -> Iterator[Part]:
             *pictures("convergence"),
             tables.final_table(run) if trained else None,
             tables.rate_table(run) if trained else None,
-            *(tables.tuning_table(run, task) for task in paper.TASKS if task in tuned),
+            *(tables.tuning_table(run, task) for task in tuned),
         )
     if atlas.has_shared(run):
         own = run.directory / "own"
         ranks = None
         if (own / Own.FILE).exists():
             ranks = atlas.correlation_table(run, Run(own))
-        made = (atlas.shared_table(run, task) for task in atlas.tasks(run, Sharpness))
+        made = (atlas.shared_table(run, task) for task in run.tasks(Sharpness))
         yield part("atlas", "The atlas", *pictures("atlas"), *made, ranks)
-    if trained_alone := atlas.tasks(run, Own):
+    if trained_alone := run.tasks(Own):
         made = (atlas.own_table(run, task) for task in trained_alone)
         ranks = atlas.correlation_table(None, run)
         yield part("own", "Each on its own trajectory", *pictures("own"), *made, ranks)
@@ -170,23 +164,20 @@ def _anatomy(directory: Path, point: tuple, rows: dict[type, list]) -> Iterator[
 # --- Markdown -------------------------------------------------------------------------------------
 
 
-def _markdown(run: Run, found: list[claims.Claim], parts: Iterable[Part]) -> str:
+def as_markdown(run: Run, parts: Iterable[Part]) -> str:
+    """The report's Markdown, of its `make_parts`."""
     pieces: list[Piece] = [f"# {_title(run)}", _introduction(run)]
-    pieces += [f"> {tables.verdict(found, run)}", _facts(run)]
+    pieces += [f"> {tables.verdict(run)}", _facts(run)]
     for part in parts:
         pieces += [f"## {part.title}", *part.pieces]
     if run.config:
         pieces += ["## Configuration", f"```json\n{_configuration(run)}\n```"]
-    return "\n\n".join(map(_as_markdown, pieces)) + "\n"
+    return made.document(_picture(p) if isinstance(p, Drawn) else p for p in pieces)
 
 
-def _as_markdown(piece: Piece) -> str:
-    if isinstance(piece, Table):
-        return made.markdown(piece)
-    if isinstance(piece, Drawn):
-        where = piece.png.relative_to(piece.png.parents[1]).as_posix()
-        return f"**{piece.title}**\n\n![{piece.title}]({where})\n\n{piece.caption}"
-    return piece
+def _picture(drawn: Drawn) -> str:
+    where = drawn.png.relative_to(drawn.png.parents[1]).as_posix()
+    return f"**{drawn.title}**\n\n![{drawn.title}]({where})\n\n{drawn.caption}"
 
 
 def _facts(run: Run) -> Table:
@@ -200,16 +191,17 @@ def _configuration(run: Run) -> str:
 # --- The page -------------------------------------------------------------------------------------
 
 
-def _write_page(run: Run, found: list[claims.Claim], parts: list[Part]) -> Path:
+def _write_page(run: Run, parts: list[Part]) -> Path:
     html, looks = _template(), interactive.looks_of(run)
     charts = interactive.of_run(run, looks)
-    summary = html.verdict(tables.verdict(found, run))
+    summary = html.verdict(tables.verdict(run))
     sections = [Section("summary", "Summary", (_introduction(run),), html=summary)]
     for part in parts:
         grids = [p for p in part.pieces if isinstance(p, Table)]
         body = ""
         if part.name == "claims":
-            body = str(html.claims(grids.pop(0), [tables.numbers_table(claim) for claim in found]))
+            behind = [tables.numbers_table(claim) for claim in run.claims]
+            body = str(html.claims(grids.pop(0), behind))
         for i, table in enumerate(grids, start=1):
             body += str(html.grid(table, f"{part.name}_{i}"))
         drawn, data = _figures(part, charts.get(part.name, Charts()))

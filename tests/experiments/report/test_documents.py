@@ -50,7 +50,7 @@ def test_the_committed_report_follows_from_the_records(monkeypatch):
 
     monkeypatch.setattr(figures, "write", found)
     monkeypatch.setattr(anatomy_figures, "write", found)
-    text = page.as_markdown(COMMITTED.main)
+    text = page.as_markdown(COMMITTED.main, page.make_parts(COMMITTED.main))
     assert text == (COMMITTED.directory / "report.md").read_text(encoding="utf-8")
 
 

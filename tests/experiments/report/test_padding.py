@@ -1,6 +1,5 @@
 """The padding study's report, of rows made up."""
 
-
 from experiments import records
 from experiments.anatomy_rows import Lorenz
 from experiments.config import as_json
