@@ -37,26 +37,6 @@ class Corpus:
     def __len__(self) -> int:
         return len(self.columns[0])
 
-    @property
-    def english(self) -> tuple[str, ...]:
-        """The source side of a translation corpus."""
-        return self._column("translation", 0)
-
-    @property
-    def french(self) -> tuple[str, ...]:
-        """The target side of a translation corpus."""
-        return self._column("translation", 1)
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """The texts of a text corpus."""
-        return self._column("text", 0)
-
-    def _column(self, kind: str, index: int) -> tuple[str, ...]:
-        if self.kind != kind:
-            raise DataError(f"{self.name}: a {self.kind} corpus has no {kind} columns")
-        return self.columns[index]
-
     def rows(self, start: int, count: int) -> "Corpus":
         """Rows [start, start + count), each checked to have text.
 

@@ -117,12 +117,12 @@ def make_task(name: str, config: Config, seed: int) -> Task:
 
     def encode(rows) -> Batches:
         if kind == "text":
-            encoded = tokenization.encode_text(tokenizer, rows.texts, about.length)
+            encoded = tokenization.encode_text(tokenizer, *rows.columns, about.length)
             if name == "causal":
                 encoded["labels"] = models.next_token_labels(*encoded.values())
             return encoded
         return tokenization.encode_translation(
-            tokenizer, rows.english, rows.french, about.length, about.target_length
+            tokenizer, *rows.columns, about.length, about.target_length
         )
 
     examples = encode(study)

@@ -25,7 +25,7 @@ def draw_all(run: Run) -> list[Drawn]:
     drawn = []
 
     def save(name: str, title: str, caption: str, draw: Callable[[], Figure]) -> None:
-        drawn.append(Drawn(name, title, caption, *write(run.directory, name, draw)))
+        drawn.append(write(run.directory, name, title, caption, draw))
 
     if len(sharpness):
         columns = in_order_of_paper(sharpness)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas
 
-from experiments import algorithms, paper
+from experiments import algorithms
 from experiments.anatomy_rows import SpanPair
 from experiments.explanation_rows import FrequencyPart
 from experiments.report import figures
@@ -51,9 +51,8 @@ def points(run: Run) -> pandas.DataFrame:
     """What the reader can choose: every task, trajectory, epoch and seed that is measured."""
     measured = next((rows for rows in map(run.frame, _MEASURED) if len(rows)), run.frame(Sharpness))
     found = measured[list(AT)].drop_duplicates().sort_values(["epoch", "seed"])
-    order = paper.ordered(found[list(AT[:2])].itertuples(index=False, name=None))
-    rank = [order.index(pair) for pair in zip(found["task"], found["trajectory"], strict=True)]
-    found = found.assign(rank=rank).sort_values("rank", kind="stable").drop(columns="rank")
+    columns = figures.in_order_of_paper(found)
+    found = pandas.concat([found[:0], *(figures.of_column(found, c) for c in columns)])
     # A task that was only trained has curves of convergence, and no point.
     others = [{"task": task} for task in run.tasks(Convergence) if task not in {*found["task"]}]
     return pandas.concat([found, pandas.DataFrame(others)]) if others else found
@@ -63,8 +62,7 @@ def start(found: pandas.DataFrame) -> tuple | None:
     """What is shown first: the last epoch of the first column, on the first seed."""
     if not len(found):
         return None
-    first = found.iloc[0]
-    column = found[(found["task"] == first["task"]) & (found["trajectory"] == first["trajectory"])]
+    column = figures.of_column(found, tuple(found.iloc[0][list(AT[:2])]))
     last = column[column["epoch"] == column["epoch"].max()]
     return tuple((last if len(last) else found).iloc[0])
 

@@ -23,7 +23,6 @@ from sharpjax.plot import label
 
 KINDS = ("masked", "attended", "counted")
 COLUMN = ("translation", "sgd")
-_FIGURE = "padding"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,7 +270,8 @@ def tables(found: list[Arm]) -> list[Table | None]:
 
 def write_report(folder: Path, found: list[Arm]) -> Path:
     """Writes report.md and its figure into the folder of a padding study; returns report.md."""
-    _, png = figure_files.write(folder, _FIGURE, lambda: figure(found))
+    title = "Sharpness against the share of padding"
+    drawn = figure_files.write(folder, "padding", title, "", lambda: figure(found))
     first = found[0].run
     own = records.read_json(folder / "start" / "provenance.json")  # None of a given checkpoint.
     about = own.get("tasks", first.provenance["tasks"])["translation"]
@@ -286,7 +286,7 @@ def write_report(folder: Path, found: list[Arm]) -> Path:
         "runs hold the same text; where padding is counted, targets are padded to the source’s "
         "length, and the loss counts all of them.",
         ratios,
-        f"![Sharpness against the share of padding]({png.relative_to(folder).as_posix()})",
+        drawn.image,
         *others,
     ]
     return of_arms.write(folder, pieces)

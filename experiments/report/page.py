@@ -176,8 +176,7 @@ def as_markdown(run: Run, parts: Iterable[Part]) -> str:
 
 
 def _picture(drawn: Drawn) -> str:
-    where = drawn.png.relative_to(drawn.png.parents[1]).as_posix()
-    return f"**{drawn.title}**\n\n![{drawn.title}]({where})\n\n{drawn.caption}"
+    return f"**{drawn.title}**\n\n{drawn.image}\n\n{drawn.caption}"
 
 
 def _facts(run: Run) -> Table:

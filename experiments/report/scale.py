@@ -140,10 +140,9 @@ def write_report(folder: Path, found: list[Arm]) -> Path:
     for task, trajectory, epoch in cells(found):
         here = [a for a in found if ("ratio", task, trajectory, epoch, "sgd") in a.means]
         cell, name = (here, task, trajectory, epoch), f"scale_{task}_{trajectory}_e{epoch:02d}"
-        _, png = figure_files.write(folder, name, functools.partial(figure, *cell))
-        picture = png.relative_to(folder).as_posix()
-        pieces.append(f"![{_title((task, trajectory, epoch))}]({picture})")
-        pieces += [ratio_table(*cell), distance_table(*cell)]
+        title, draw = _title((task, trajectory, epoch)), functools.partial(figure, *cell)
+        drawn = figure_files.write(folder, name, title, "", draw)
+        pieces += [drawn.image, ratio_table(*cell), distance_table(*cell)]
     return of_arms.write(folder, [*pieces, cost_table(found)])
 
 

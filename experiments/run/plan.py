@@ -28,10 +28,8 @@ from experiments.config import Config
 from experiments.data import tasks
 from experiments.run import model_sizes, processes, sharpness, training
 from experiments.run.devices import Layout, make_layout, mesh_sizes
-from experiments.run.memory import give_back, machine_memory, resident_memory
+from experiments.run.memory import GIB, give_back, machine_memory, resident_memory
 from sharpjax import models
-
-GIB = 2**30
 
 _BLOCKS = {
     models.T5: "num_layers",
@@ -72,7 +70,6 @@ class Plan:
     """What one task needs: bytes of one device, and the programs' needs."""
 
     parameters: int  # Of the whole model.
-    devices: int
     micro_batch_size: int
     parameter_bytes: int  # Per device, float32.
     state_bytes: int  # Of all algorithms' pseudo-updates.
@@ -112,10 +109,8 @@ def show(
 
     Raises:
       ValueError: a mesh that cannot be read; an unknown model; a micro-batch that the devices do
-        not divide; no memory.
+        not divide.
     """
-    if not device_memory > 0:
-        raise ValueError(f"device_memory must be positive, got {device_memory}")
     module = model_sizes.make(name, getattr(config, name), model)
     prepare_devices(math.prod(mesh_sizes(mesh).values()))
     layout = make_layout(mesh)
@@ -234,7 +229,6 @@ def plan(config: Config, name: str, module: Any, layout: Layout) -> Plan:
         programs *= depth / COMPILED_BLOCKS[1]
     return Plan(
         parameters=sum(x.size for x in jax.tree.leaves(params)),
-        devices=layout.mesh.size,
         micro_batch_size=size,
         parameter_bytes=_held(params),
         state_bytes=_held(state),
