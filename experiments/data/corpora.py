@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +16,7 @@ Kind = Literal["translation", "text"]
 
 EMBEDDED_ROWS = 16_384  # What `embedded` gives where no count is asked.
 MOST_EMBEDDED_ROWS = 2**20  # They are made one by one, and kept in memory.
+_SURROGATE = re.compile("[\ud800-\udfff]")  # Half of a pair, which no UTF-8 has.
 DEFAULT_CONFIGS = {"Helsinki-NLP/opus_books": "en-fr"}
 
 
@@ -50,11 +52,13 @@ class Corpus:
             raise DataError(f"{self.name}: {asked}, but there are {len(self)}")
         columns = tuple(column[start : start + count] for column in self.columns)
         first = self.first_row + start
-        for field, column in zip(_fields(self.kind), columns, strict=True):
+        two_sides = ("translation.en", "translation.fr")
+        fields = two_sides if self.kind == "translation" else ("text",)
+        for field, column in zip(fields, columns, strict=True):
             for row, text in enumerate(column, first):
                 if not isinstance(text, str) or not text.strip():
                     raise DataError(f"{self.name}: column '{field}' has no text in row {row}")
-                if not _is_unicode(text):
+                if _SURROGATE.search(text):
                     raise DataError(
                         f"{self.name}: column '{field}' has half of a surrogate pair in row {row}, "
                         "which is no text"
@@ -144,10 +148,6 @@ def load_others(sources: Sequence[str], kind: Kind, study: Corpus, shortest: int
     return Corpus(name, kind, tuple(zip(*left, strict=True)))
 
 
-def _fields(kind: str) -> tuple[str, ...]:
-    return ("translation.en", "translation.fr") if kind == "translation" else ("text",)
-
-
 def _split(values: Sequence, name: str, kind: str) -> tuple[tuple[str, ...], ...]:
     if kind == "text":
         return (tuple(values),)
@@ -156,14 +156,6 @@ def _split(values: Sequence, name: str, kind: str) -> tuple[tuple[str, ...], ...
             if not isinstance(value, dict) or language not in value:
                 raise DataError(f"{name}: column 'translation' has no '{language}' in row {row}")
     return tuple(tuple(value[language] for value in values) for language in ("en", "fr"))
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _read_files(

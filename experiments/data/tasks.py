@@ -47,7 +47,7 @@ class Task:
         """The epoch's training batches, each [micro_batches, micro_batch, …]; epoch from 1."""
         order = rng(self.seed, self.name, "order", epoch).permutation(self.config.examples)
         return [
-            self._micro({k: v[rows] for k, v in self.examples.items()})
+            {k: _split(v[rows], self.config.micro_batch_size) for k, v in self.examples.items()}
             for rows in order.reshape(-1, self.config.batch_size)
         ]
 
@@ -83,9 +83,6 @@ class Task:
                 chosen = tokenization.mask_tokens(**chosen, tokenizer=self.tokenizer, rng=draw)
             # One micro-batch: a warm-up batch need not be a multiple of the study's.
             yield {k: v[None] for k, v in chosen.items()}
-
-    def _micro(self, batch: Batches) -> Batches:
-        return {k: _split(v, self.config.micro_batch_size) for k, v in batch.items()}
 
 
 def make_task(name: str, config: Config, seed: int) -> Task:

@@ -79,7 +79,7 @@ def _introduction(run: Run) -> str:
 
 def make_parts(run: Run) -> Iterator[Part]:
     """What the report says after its introduction; a part of what is not recorded is left out."""
-    drawn = figures.draw_all(run)
+    drawn = [*figures.draw_all(run)]
 
     def part(name: str, title: str, *pieces: Piece | None) -> Part:
         return Part(name, title, [p for p in pieces if p is not None])
