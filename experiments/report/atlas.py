@@ -166,10 +166,7 @@ def _frequent(rows: list[FrequencyPart], field: str) -> Iterable[float]:
 
 
 def _by_point(rows: list[Any]) -> Iterable[list[Any]]:
-    points: dict[tuple, list[Any]] = {}
-    for r in rows:
-        points.setdefault(r.key[: len(AtPoint.KEY)], []).append(r)
-    return points.values()
+    return claims.grouped((r.key[: len(AtPoint.KEY)], r) for r in rows).values()
 
 
 def shared_figure(sharpness: pandas.DataFrame, style: plot.Style | None = None) -> Figure:

@@ -137,14 +137,8 @@ def _block(words: str, inline: bool, sources: Sources) -> str:
 
 def _count(found: list[claims.Claim], *column: str) -> str | None:
     """`104 of 112` (or of as many as are measured), of all or of one column."""
-    details = [
-        detail.held
-        for claim in found
-        if claim.is_ordering
-        for detail in claim.details
-        if not column or (detail.cell["task"], detail.cell["trajectory"]) == column
-    ]
-    return f"{sum(details)} of {len(details)}" if details else None
+    held, total = claims.orderings(found, *column)
+    return f"{held} of {total}" if total else None
 
 
 def _of(find: Callable[[Sources], Any], make: Callable) -> Callable:

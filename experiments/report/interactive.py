@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -41,9 +41,10 @@ class Charts:
 
 def looks_of(run: Run) -> Looks:
     """How the run's algorithms look, as in the static figures."""
-    names = algorithms.in_order(
-        [*run.measured, *(row.algorithm for row in run[Convergence]), *_of_points(run)]
-    )
+    trained = (row.algorithm for row in run[Convergence])
+    of_points = (rows[table] for rows in run.points.values() for table in (SpanPair, FrequencyPart))
+    taken_apart = (row.algorithm for rows in of_points for row in rows)
+    names = algorithms.in_order([*run.measured, *trained, *taken_apart])
     return Looks(names, plot.Style(names))
 
 
@@ -115,11 +116,6 @@ def _of_point(rows: dict[type, list], place: str, looks: Looks) -> Charts:
         shown = ("algorithm", "part", "tokens", "slope", "slope_se", "sharpness", "sharpness_se")
         tables.append(Table(name, table, "Parts by frequency of the target token", columns=shown))
     return Charts(tuple(drawn), tuple(tables))
-
-
-def _of_points(run: Run) -> Iterator[str]:
-    for rows in run.points.values():
-        yield from (row.algorithm for table in (SpanPair, FrequencyPart) for row in rows[table])
 
 
 def _token_shares(rows: list[FrequencyPart]) -> pandas.DataFrame:

@@ -32,7 +32,7 @@ from experiments.rows import Convergence, Sharpness, Tuning
 from sharpjax.report import Figure, Section, write_page
 
 _HERE = Path(__file__).parent
-Piece = str | Table | Drawn  # A string is a paragraph.
+Piece = str | Table | Drawn | None  # A string is a paragraph; None is left out.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,65 +81,47 @@ def make_parts(run: Run) -> Iterator[Part]:
     """What the report says after its introduction; a part of what is not recorded is left out."""
     drawn = [*figures.draw_all(run)]
 
-    def part(name: str, title: str, *pieces: Piece | None) -> Part:
-        return Part(name, title, [p for p in pieces if p is not None])
-
-    def pictures(prefix: str) -> list[Drawn]:
+    def pictures(prefix: str) -> list[Piece]:
         return [d for d in drawn if d.name.startswith(prefix)]
 
     remarks, cells = tables.remark_table(run.claims), tables.cell_table(run.claims)
-    yield part(
-        "claims",
-        "The paper’s claims",
+    pieces = [
         tables.claim_table(run),
         remarks if remarks.rows or remarks.caption else None,
         cells if run.columns() and cells.rows else None,
-    )
+    ]
+    yield Part("claims", "The paper’s claims", pieces)
     if run.columns():
-        yield part(
-            "sharpness",
-            "Directional sharpness",
-            *(tables.ratio_table(run, column) for column in run.columns()),
-            *pictures("sharpness"),
-            tables.sharpness_table(run),
-        )
+        ratios = (tables.ratio_table(run, column) for column in run.columns())
+        pieces = [*ratios, *pictures("sharpness"), tables.sharpness_table(run)]
+        yield Part("sharpness", "Directional sharpness", pieces)
     if landscapes := pictures("landscape"):
-        title = "The loss along each direction"
-        yield part("landscape", title, *landscapes, tables.critical_table(run))
+        pieces = [*landscapes, tables.critical_table(run)]
+        yield Part("landscape", "The loss along each direction", pieces)
     if run.columns() or pictures("histogram"):
-        yield part(
-            "histogram",
-            "Where the size of an update lies",
-            *pictures("histogram"),
-            tables.share_table(run) if run.columns() else None,
-            tables.overlap_table(run) if run.columns() else None,
-        )
-    tuned = run.tasks(Tuning)
-    trained = bool(run.tasks(Convergence))
-    if trained or tuned:
-        yield part(
-            "convergence",
-            "Convergence",
-            *pictures("convergence"),
-            tables.final_table(run) if trained else None,
-            tables.rate_table(run) if trained else None,
-            *(tables.tuning_table(run, task) for task in tuned),
-        )
+        pieces = pictures("histogram")
+        if run.columns():
+            pieces += [tables.share_table(run), tables.overlap_table(run)]
+        yield Part("histogram", "Where the size of an update lies", pieces)
+    pieces = pictures("convergence")
+    if run.tasks(Convergence):
+        pieces += [tables.final_table(run), tables.rate_table(run)]
+    pieces += [tables.tuning_table(run, task) for task in run.tasks(Tuning)]
+    if pieces:
+        yield Part("convergence", "Convergence", pieces)
     if atlas.has_shared(run):
         own = run.directory / "own"
-        ranks = None
-        if (own / Own.FILE).exists():
-            ranks = atlas.correlation_table(run, Run(own))
-        made = (atlas.shared_table(run, task) for task in run.tasks(Sharpness))
-        yield part("atlas", "The atlas", *pictures("atlas"), *made, ranks)
+        ranks = atlas.correlation_table(run, Run(own)) if (own / Own.FILE).exists() else None
+        found = (atlas.shared_table(run, task) for task in run.tasks(Sharpness))
+        yield Part("atlas", "The atlas", [*pictures("atlas"), *found, ranks])
     if trained_alone := run.tasks(Own):
-        made = (atlas.own_table(run, task) for task in trained_alone)
+        found = (atlas.own_table(run, task) for task in trained_alone)
         ranks = atlas.correlation_table(None, run)
-        yield part("own", "Each on its own trajectory", *pictures("own"), *made, ranks)
+        yield Part("own", "Each on its own trajectory", [*pictures("own"), *found, ranks])
     for point, rows in run.points.items():
-        pieces = [*filter(None, _anatomy(run.directory, point, rows))]
         where = f"{paper.column_name(point[:2])}, epoch {point[3]}, batch {point[4]}"
-        yield Part(interactive.name_of(point), f"Anatomy of sharpness: {where}", pieces)
+        title = f"Anatomy of sharpness: {where}"
+        yield Part(interactive.name_of(point), title, [*_anatomy(run.directory, point, rows)])
 
 
 _ANATOMY: tuple[tuple[Callable[[dict], Table | None], str], ...] = (
@@ -154,7 +136,7 @@ _ANATOMY: tuple[tuple[Callable[[dict], Table | None], str], ...] = (
 )
 
 
-def _anatomy(directory: Path, point: tuple, rows: dict[type, list]) -> Iterator[Piece | None]:
+def _anatomy(directory: Path, point: tuple, rows: dict[type, list]) -> Iterator[Piece]:
     drawn = draw(directory, point, rows)
     for table, names in _ANATOMY:
         yield table(rows)

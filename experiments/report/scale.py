@@ -80,7 +80,7 @@ def ratio_table(found: list[Arm], task: str, trajectory: str, epoch: str | int) 
                 f"{made['parameters']:,}",
                 f"{arm.run.config['warmup_steps']:,}",
                 *of_arms.cells(arm.means, *cell),
-                _held(arm, cell),
+                out_of(*claims.orderings(arm.run.claims, *cell)),
             )
         )
     if printed := paper.SHARPNESS_RATIO.get(cell):
@@ -151,11 +151,6 @@ def _cell(found: list[Arm], task: str, trajectory: str, epoch: str | int) -> tup
     if cell not in cells(found):
         raise ValueError(f"no arm has measured {task}, {trajectory}, epoch {epoch}")
     return cell
-
-
-def _held(arm: Arm, cell: tuple[str, str, int]) -> str:
-    rows = [r for r in arm.run[Sharpness] if (r.task, r.trajectory, r.epoch) == cell]
-    return out_of(*claims.orderings(claims.evaluate(rows)))
 
 
 def _title(cell: tuple[str, str, int]) -> str:

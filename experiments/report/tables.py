@@ -86,9 +86,7 @@ def _by_column(
     run: Run, title: str, caption: str, cell: Callable[[list[Any]], str], table: type = Sharpness
 ) -> Table:
     """A row an algorithm, a column of Tables 3 to 6 a column, of a cell's recorded rows."""
-    groups: dict[tuple, list[Any]] = {}
-    for r in run[table]:
-        groups.setdefault((r.task, r.trajectory, r.algorithm), []).append(r)
+    groups = claims.grouped(((r.task, r.trajectory, r.algorithm), r) for r in run[table])
     columns = run.columns()
     rows = [
         (label(a), *(cell(groups[*c, a]) if (*c, a) in groups else "–" for c in columns))
@@ -209,9 +207,8 @@ def rate_table(run: Run) -> Table:
 
 
 def final_table(run: Run) -> Table:
-    losses: dict[tuple, list[float]] = {}
-    for (task, _, algorithm), loss in claims.final_losses(run[Convergence]).items():
-        losses.setdefault((task, algorithm), []).append(loss)
+    reached = claims.final_losses(run[Convergence])
+    losses = claims.grouped(((task, name), loss) for (task, _, name), loss in reached.items())
     tasks = run.tasks(Convergence)
 
     def cell(task, algorithm):
