@@ -40,8 +40,7 @@ def draw(distribution: str, n: int) -> np.ndarray:
 
 
 def contenders(x: np.ndarray, fraction: float) -> dict[str, Callable[[], Any]]:
-    n = x.size
-    rank = min(int(n * fraction), n - 1)
+    n, rank = x.size, rank_of(x, fraction)
     on_device, device = jax.block_until_ready(jnp.asarray(x)), _harness.torch_device()
     tensor = torch.from_numpy(x).to(device) if device else None
     sort = jax.jit(lambda x: jnp.sort(jnp.abs(x))[n - 1 - rank])
@@ -63,9 +62,14 @@ def contenders(x: np.ndarray, fraction: float) -> dict[str, Callable[[], Any]]:
     }
 
 
+def rank_of(x: np.ndarray, fraction: float) -> int:
+    """How many magnitudes lie above the threshold."""
+    return min(int(x.size * fraction), x.size - 1)
+
+
 def exact(x: np.ndarray, fraction: float) -> np.floating:
     """The threshold by NumPy."""
-    at = x.size - 1 - min(int(x.size * fraction), x.size - 1)
+    at = x.size - 1 - rank_of(x, fraction)
     return np.partition(np.abs(x), at)[at]
 
 

@@ -66,7 +66,8 @@ def parse(arguments: Sequence[str]) -> Command:
     name, rest = (words[0], words[1:]) if words else (None, [])
     if name not in COMMANDS:
         if HELP & set(words):
-            return _cli(_all(preset), None, ["--help"])
+            every = {name: _with_defaults(made, preset) for name, made in COMMANDS.items()}
+            return _cli(every, None, ["--help"])
         first = "first, one of" if name and name.startswith("-") else "one of"
         got = repr(name) if name else "nothing"
         raise ValueError(f"the command must be {first} {', '.join(COMMANDS)}, got {got}")
@@ -98,10 +99,6 @@ def _with_defaults(command: Callable[..., Command], preset: str | None) -> Calla
         return command
     config: Config = dataclasses.replace(PRESETS[preset or "demo"], **DEFAULTS.get(command, {}))
     return functools.partial(command, config=config)
-
-
-def _all(preset: str | None) -> dict[str, Callable[..., Command]]:
-    return {name: _with_defaults(command, preset) for name, command in COMMANDS.items()}
 
 
 def _cli(made_from: Callable | dict[str, Callable], name: str | None, words: list[str]) -> Command:

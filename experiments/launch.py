@@ -136,9 +136,10 @@ def report_on(directory: Path, watch: Watch) -> None:
 
     try:
         with watch.doing(f"report of {directory}"):
-            of_arms = next((kind for kind in (scale, padding) if kind.arms(directory)), None)
-            if of_arms:
-                path = of_arms.write_report(directory)
+            for kind in (scale, padding):
+                if arms := kind.arms(directory):
+                    path = kind.write_report(directory, arms)
+                    break
             else:
                 path = write_report(Run(directory), Console())
     except ValueError as error:  # Nothing to report.

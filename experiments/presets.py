@@ -79,7 +79,6 @@ PRESETS = {
         causal=dataclasses.replace(_SMALL, corpus="stanfordnlp/imdb", length=64),
         examples=2560,
         batch_size=256,
-        micro_batch_size=32,
         epochs=20,
         measured_epochs=(2, 5, 10, 20),
         test_examples=256,

@@ -41,7 +41,8 @@ def read(directory: Path | str, table: type[T]) -> list[T]:
         raise _damaged_table(path, str(error)) from error
     reader = csv.reader(io.StringIO(text, newline=""))
     names = next(reader, [])
-    absent = [k for k, field in fields.items() if k not in names and not _has_default(field)]
+    required = [k for k, field in fields.items() if field.default is dataclasses.MISSING]
+    absent = [name for name in required if name not in names]
     unknown = [name for name in names if name not in fields]
     if absent or unknown or len(set(names)) < len(names):
         raise _damaged_table(path, f"its columns are {names}, not {list(fields)}")
@@ -55,10 +56,6 @@ def read(directory: Path | str, table: type[T]) -> list[T]:
         except (ValueError, csv.Error) as error:
             raise _damaged_table(path, f"line {reader.line_num} is no row of it") from error
     return rows
-
-
-def _has_default(field: dataclasses.Field) -> bool:
-    return field.default is not dataclasses.MISSING
 
 
 def _damaged_table(path: Path, what: str) -> DamagedError:

@@ -10,6 +10,7 @@ from benchmarks import _harness, accelerator, directions, report, scaling
 from benchmarks.__main__ import main
 from experiments.report import blocks
 from sharpjax.models import make_loss
+from tests.prose import unmarked_numbers
 
 
 @pytest.mark.slow
@@ -168,7 +169,7 @@ def test_the_documents_numbers_are_the_measured_ones():
     assert blocks.fill(text, report.block) == text
     # What is asked for, figures of the design, and seven updates of 60 million numbers.
     allowed = ("0.05", "2.5", "1.5", "0.018", "0.29", "1.8")
-    assert blocks.unmarked_numbers(text, allowed) == []
+    assert unmarked_numbers(text, allowed) == []
 
 
 def test_models_can_be_measured_one_after_another(tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +16,7 @@ Kind = Literal["translation", "text"]
 
 EMBEDDED_ROWS = 16_384  # What `embedded` gives where no count is asked.
 MOST_EMBEDDED_ROWS = 2**20  # They are made one by one, and kept in memory.
+_SURROGATE = re.compile("[\ud800-\udfff]")  # Half of a pair, which no UTF-8 has.
 DEFAULT_CONFIGS = {"Helsinki-NLP/opus_books": "en-fr"}
 
 
@@ -37,26 +39,6 @@ class Corpus:
     def __len__(self) -> int:
         return len(self.columns[0])
 
-    @property
-    def english(self) -> tuple[str, ...]:
-        """The source side of a translation corpus."""
-        return self._column("translation", 0)
-
-    @property
-    def french(self) -> tuple[str, ...]:
-        """The target side of a translation corpus."""
-        return self._column("translation", 1)
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """The texts of a text corpus."""
-        return self._column("text", 0)
-
-    def _column(self, kind: str, index: int) -> tuple[str, ...]:
-        if self.kind != kind:
-            raise DataError(f"{self.name}: a {self.kind} corpus has no {kind} columns")
-        return self.columns[index]
-
     def rows(self, start: int, count: int) -> "Corpus":
         """Rows [start, start + count), each checked to have text.
 
@@ -70,11 +52,13 @@ class Corpus:
             raise DataError(f"{self.name}: {asked}, but there are {len(self)}")
         columns = tuple(column[start : start + count] for column in self.columns)
         first = self.first_row + start
-        for field, column in zip(_fields(self.kind), columns, strict=True):
+        two_sides = ("translation.en", "translation.fr")
+        fields = two_sides if self.kind == "translation" else ("text",)
+        for field, column in zip(fields, columns, strict=True):
             for row, text in enumerate(column, first):
                 if not isinstance(text, str) or not text.strip():
                     raise DataError(f"{self.name}: column '{field}' has no text in row {row}")
-                if not _is_unicode(text):
+                if _SURROGATE.search(text):
                     raise DataError(
                         f"{self.name}: column '{field}' has half of a surrogate pair in row {row}, "
                         "which is no text"
@@ -164,10 +148,6 @@ def load_others(sources: Sequence[str], kind: Kind, study: Corpus, shortest: int
     return Corpus(name, kind, tuple(zip(*left, strict=True)))
 
 
-def _fields(kind: str) -> tuple[str, ...]:
-    return ("translation.en", "translation.fr") if kind == "translation" else ("text",)
-
-
 def _split(values: Sequence, name: str, kind: str) -> tuple[tuple[str, ...], ...]:
     if kind == "text":
         return (tuple(values),)
@@ -176,14 +156,6 @@ def _split(values: Sequence, name: str, kind: str) -> tuple[tuple[str, ...], ...
             if not isinstance(value, dict) or language not in value:
                 raise DataError(f"{name}: column 'translation' has no '{language}' in row {row}")
     return tuple(tuple(value[language] for value in values) for language in ("en", "fr"))
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _read_files(

@@ -47,7 +47,7 @@ class Task:
         """The epoch's training batches, each [micro_batches, micro_batch, …]; epoch from 1."""
         order = rng(self.seed, self.name, "order", epoch).permutation(self.config.examples)
         return [
-            self._micro({k: v[rows] for k, v in self.examples.items()})
+            {k: _split(v[rows], self.config.micro_batch_size) for k, v in self.examples.items()}
             for rows in order.reshape(-1, self.config.batch_size)
         ]
 
@@ -80,14 +80,9 @@ class Task:
             rows = draw.permutation(count)[: config.warmup_batch_size]
             chosen = {k: v[rows] for k, v in self.warmup_rows.items()}
             if self.name == "mlm":
-                chosen = tokenization.mask_tokens(
-                    **_ids(chosen), tokenizer=self.tokenizer, rng=draw
-                )
+                chosen = tokenization.mask_tokens(**chosen, tokenizer=self.tokenizer, rng=draw)
             # One micro-batch: a warm-up batch need not be a multiple of the study's.
             yield {k: v[None] for k, v in chosen.items()}
-
-    def _micro(self, batch: Batches) -> Batches:
-        return {k: _split(v, self.config.micro_batch_size) for k, v in batch.items()}
 
 
 def make_task(name: str, config: Config, seed: int) -> Task:
@@ -119,12 +114,12 @@ def make_task(name: str, config: Config, seed: int) -> Task:
 
     def encode(rows) -> Batches:
         if kind == "text":
-            encoded = tokenization.encode_text(tokenizer, rows.texts, about.length)
+            encoded = tokenization.encode_text(tokenizer, *rows.columns, about.length)
             if name == "causal":
                 encoded["labels"] = models.next_token_labels(*encoded.values())
             return encoded
         return tokenization.encode_translation(
-            tokenizer, rows.english, rows.french, about.length, about.target_length
+            tokenizer, *rows.columns, about.length, about.target_length
         )
 
     examples = encode(study)
@@ -144,7 +139,7 @@ def make_task(name: str, config: Config, seed: int) -> Task:
                 _check_maskable(text.name, rows, tokenizer, text.first_row)
         # Masks are drawn once, before training.
         draw = rng(seed, name, "masks")
-        examples = tokenization.mask_tokens(**_ids(examples), tokenizer=tokenizer, rng=draw)
+        examples = tokenization.mask_tokens(**examples, tokenizer=tokenizer, rng=draw)
     chosen = rng(seed, name, "test").permutation(config.examples)[: config.test_examples]
     test = {k: _split(v[np.sort(chosen)], config.micro_batch_size) for k, v in examples.items()}
 
@@ -330,7 +325,7 @@ def _check_lengths(name: str, about: TaskConfig, tokenizer: Any) -> None:
 def _check_maskable(corpus: str, rows: Batches, tokenizer: Any, first: int) -> None:
     """Raises a DataError for a row without a token to mask, before a warm-up comes upon it."""
     try:
-        empty = tokenization.rows_without_text(**_ids(rows), tokenizer=tokenizer)
+        empty = tokenization.rows_without_text(**rows, tokenizer=tokenizer)
     except ValueError as error:
         raise DataError(f"mlm.tokenizer: {error}") from error
     if len(empty):
@@ -359,10 +354,6 @@ def _start(checkpoint: str, warmup_steps: int, algorithm: str = "adam") -> str:
     by = "" if algorithm == "adam" else f" of {algorithm}"
     warmed = f"warmed up for {warmup_steps} steps{by}"
     return f"{origin}, {warmed}" if checkpoint else warmed
-
-
-def _ids(encoded: Batches) -> dict[str, np.ndarray]:
-    return {"ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
 
 
 def _split(x: np.ndarray, micro_batch: int) -> np.ndarray:

@@ -63,27 +63,33 @@ def train_tokenizer(
         characters of the texts.
     """
     if style == "t5":
-        special, unknown = ["<pad>", "</s>", "<unk>"], "<unk>"
+        special, template = ["<pad>", "</s>", "<unk>"], "$A </s>"
+        names = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
         alphabet = [chr(code) for code in range(33, 127)] + ["▁"]
-    elif style == "roberta":
-        special, unknown = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"], None
-        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    else:
-        raise ValueError(f"style must be 't5' or 'roberta', got {style!r}")
-
-    core = tokenizers.Tokenizer(models.BPE(unk_token=unknown))
-    if style == "t5":
+        texts = [*texts, *[PROMPT] * (len(texts) // 2)]
+        core = tokenizers.Tokenizer(models.BPE(unk_token="<unk>"))
         core.normalizer = normalizers.NFKC()
         core.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]
         )
         core.decoder = decoders.Metaspace()
-        template = "$A </s>"
-        texts = [*texts, *[PROMPT] * (len(texts) // 2)]
-    else:
+    elif style == "roberta":
+        special, template = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"], "<s> $A </s>"
+        names = {
+            "bos_token": "<s>",
+            "cls_token": "<s>",
+            "pad_token": "<pad>",
+            "eos_token": "</s>",
+            "sep_token": "</s>",
+            "unk_token": "<unk>",
+            "mask_token": AddedToken("<mask>", lstrip=True, special=True),
+        }
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        core = tokenizers.Tokenizer(models.BPE())
         core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         core.decoder = decoders.ByteLevel()
-        template = "<s> $A </s>"
+    else:
+        raise ValueError(f"style must be 't5' or 'roberta', got {style!r}")
     core.train_from_iterator(
         texts,
         trainers.BpeTrainer(
@@ -99,20 +105,7 @@ def train_tokenizer(
     core.post_processor = processors.TemplateProcessing(
         single=template, special_tokens=[(token, special.index(token)) for token in special]
     )
-    if style == "t5":
-        return PreTrainedTokenizerFast(
-            tokenizer_object=core, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
-        )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        bos_token="<s>",
-        cls_token="<s>",
-        pad_token="<pad>",
-        eos_token="</s>",
-        sep_token="</s>",
-        unk_token="<unk>",
-        mask_token=AddedToken("<mask>", lstrip=True, special=True),
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=core, **names)
 
 
 def encode_text(
@@ -129,14 +122,16 @@ def encode_text(
     special = tokenizer.num_special_tokens_to_add()
     if length <= special:
         raise ValueError(f"a length of {length} leaves no room beside {special} special tokens")
-    rows = tokenizer(list(texts), truncation=True, max_length=length, return_attention_mask=False)[
-        "input_ids"
-    ]
-    counts = np.fromiter(map(len, rows), np.int64, len(rows))
-    mask = np.arange(length) < counts[:, None]
-    ids = np.full((len(rows), length), tokenizer.pad_token_id, np.int32)
-    ids[mask] = np.fromiter((token for row in rows for token in row), np.int32, counts.sum())
-    return {"input_ids": ids, "attention_mask": mask.astype(np.int32)}
+    encoded = tokenizer(
+        list(texts),
+        truncation=True,
+        max_length=length,
+        padding="max_length",
+        padding_side="right",
+        return_attention_mask=True,
+        return_tensors="np",
+    )
+    return {k: encoded[k].astype(np.int32) for k in ("input_ids", "attention_mask")}
 
 
 def encode_translation(
@@ -145,7 +140,6 @@ def encode_translation(
     french: Sequence[str],
     source_length: int,
     target_length: int,
-    prompt: str = PROMPT,
 ) -> dict[str, np.ndarray]:
     """Prompted English as input, French as labels, each ending in the end-of-text token.
 
@@ -158,10 +152,10 @@ def encode_translation(
     """
     if len(english) != len(french):
         raise ValueError(f"{len(english)} English texts, but {len(french)} French ones")
-    prompted = len(tokenizer(prompt)["input_ids"])
+    prompted = len(tokenizer(PROMPT)["input_ids"])
     if source_length <= prompted:
         raise ValueError(f"a source length of {source_length} is spent on the prompt ({prompted})")
-    source = encode_text(tokenizer, [prompt + text for text in english], source_length)
+    source = encode_text(tokenizer, [PROMPT + text for text in english], source_length)
     target = encode_text(tokenizer, french, target_length)
     labels = np.where(target["attention_mask"], target["input_ids"], np.int32(NOT_COUNTED))
     return {**source, "labels": labels}
@@ -197,27 +191,27 @@ def pad_translation(
 
 
 def rows_without_text(
-    ids: np.ndarray, attention_mask: np.ndarray, tokenizer: PreTrainedTokenizerBase
+    input_ids: np.ndarray, attention_mask: np.ndarray, tokenizer: PreTrainedTokenizerBase
 ) -> np.ndarray:
     """The rows, ascending, in which `mask_tokens` finds no token to mask.
 
     Raises:
       ValueError: a tokenizer without a mask token.
     """
-    return np.flatnonzero(~_maskable(ids, attention_mask, tokenizer).any(axis=1))
+    return np.flatnonzero(~_maskable(input_ids, attention_mask, tokenizer).any(axis=1))
 
 
-def _maskable(ids, attention_mask, tokenizer) -> np.ndarray:
+def _maskable(input_ids, attention_mask, tokenizer) -> np.ndarray:
     """Which tokens are neither special nor padding, bool [rows, length]."""
     if tokenizer.mask_token_id is None:
         raise ValueError("the tokenizer has no mask token: masking needs a RoBERTa-style one")
-    special = np.zeros(max(len(tokenizer), int(ids.max(initial=0)) + 1), bool)
+    special = np.zeros(max(len(tokenizer), int(input_ids.max(initial=0)) + 1), bool)
     special[tokenizer.all_special_ids] = True
-    return (attention_mask != 0) & ~special[ids]
+    return (attention_mask != 0) & ~special[input_ids]
 
 
 def mask_tokens(
-    ids: np.ndarray,
+    input_ids: np.ndarray,
     attention_mask: np.ndarray,
     tokenizer: PreTrainedTokenizerBase,
     rng: np.random.Generator,
@@ -239,7 +233,7 @@ def mask_tokens(
     """
     if not 0 <= probability <= 1:
         raise ValueError(f"the masking probability must lie in [0, 1], got {probability}")
-    ids, attention_mask = np.asarray(ids, np.int32), np.asarray(attention_mask, np.int32)
+    ids, attention_mask = np.asarray(input_ids, np.int32), np.asarray(attention_mask, np.int32)
     eligible = _maskable(ids, attention_mask, tokenizer)
     empty = np.flatnonzero(~eligible.any(axis=1))
     if len(empty):

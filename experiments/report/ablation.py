@@ -14,7 +14,7 @@ from typing import Any
 from experiments import config, paper
 from experiments.report import claims
 from experiments.report.recorded import Run
-from experiments.report.table import Table, number
+from experiments.report.table import Table, number, out_of
 from experiments.report.tables import SHORT
 from experiments.rows import Scales, Sharpness
 
@@ -51,14 +51,10 @@ def arms(directory: Path, main: Run | None) -> list[Arm]:
 def needs_table(arms: list[Arm]) -> Table:
     """In how many cells each ordering held, from each warm-up."""
     rows = [
-        (statement, *(_held(claim) for claim in across))
-        for statement, *across in zip(
-            [claim.statement for claim in arms[0].orderings],
-            *(arm.orderings for arm in arms),
-            strict=True,
-        )
+        (across[0].statement, *(out_of(claim.held, claim.total) for claim in across))
+        for across in zip(*(arm.orderings for arm in arms), strict=True)
     ]
-    rows.append(("together", *(_of(*claims.orderings(arm.orderings)) for arm in arms)))
+    rows.append(("together", *(out_of(*claims.orderings(arm.orderings)) for arm in arms)))
     caption = (
         "Cells (task, trajectory, epoch) in which the ordering held, by the steps of the warm-up. "
         f"{_about(arms)}"
@@ -72,18 +68,14 @@ def where_table(arms: list[Arm]) -> Table:
     for column in paper.TABLE:
         cells = []
         for arm in arms:
-            details = [
-                (SHORT[claim.name], detail.cell["epoch"], detail.held)
+            failed = claims.grouped(
+                (SHORT[claim.name], str(detail.cell["epoch"]))
                 for claim in arm.orderings
                 for detail in claim.details
-                if (detail.cell["task"], detail.cell["trajectory"]) == column
-            ]
-            failed: dict[str, list[str]] = {}
-            for name, epoch, held in details:
-                if not held:
-                    failed.setdefault(name, []).append(str(epoch))
+                if (detail.cell["task"], detail.cell["trajectory"]) == column and not detail.held
+            )
             names = ", ".join(f"{name} ({', '.join(at)})" for name, at in failed.items())
-            text = _of(sum(held for *_, held in details), len(details))
+            text = out_of(*claims.orderings(arm.orderings, *column))
             cells.append(f"{text}: not {names}" if failed else text)
         rows.append((paper.column_name(column), *cells))
     caption = f"Orderings held, and those that did not, with the epochs. {_about(arms)}"
@@ -104,14 +96,9 @@ def column_table(arms: list[Arm], column: tuple[str, str]) -> Table | None:
             asked += [("ratio", a) for a in paper.OTHERS]
             found = (values[name].get((epoch, algorithm)) for name, algorithm in asked)
             cells = (number(summary.mean) if summary else "–" for summary in found)
-            held = [
-                detail.held
-                for claim in arm.orderings
-                for detail in claim.details
-                if tuple(detail.cell.values()) == (*column, epoch)
-            ]
+            held = out_of(*claims.orderings(arm.orderings, *column, epoch))
             label = f"{arm.name}, epoch {epoch}"
-            rows.append((label, *cells, _of(sum(held), len(held))))
+            rows.append((label, *cells, held))
     if not rows:
         return None
     others = (paper.ALGORITHMS[a] for a in paper.OTHERS)
@@ -168,14 +155,6 @@ def _shared(run: Run) -> dict[str, Any]:
 
 def _header(arms: list[Arm]) -> tuple[str, ...]:
     return "", *(arm.name for arm in arms)
-
-
-def _of(held: int, total: int) -> str:
-    return f"{held} of {total}" if total else "–"
-
-
-def _held(claim: claims.Claim) -> str:
-    return _of(claim.held, claim.total)
 
 
 def _about(arms: list[Arm]) -> str:

@@ -1,5 +1,6 @@
 """The anatomy's figures: its records as the library's results, handed to `sharpjax.plot`."""
 
+import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -51,9 +52,8 @@ def draw(directory: Path | str, place: tuple, rows: dict[type, list]) -> dict[st
     drawn = {}
     for table, kind, title, caption, make in _FIGURES:
         if rows[table]:
-            name = f"{kind}_{end}"
-            paths = write(directory, name, lambda make=make: make(rows))
-            drawn[kind] = Drawn(name, title.format(seven=seven), caption, *paths)
+            about = f"{kind}_{end}", title.format(seven=seven), caption
+            drawn[kind] = write(directory, *about, functools.partial(make, rows))
     return drawn
 
 

@@ -5,7 +5,7 @@ import math
 from experiments import paper
 from experiments.anatomy_rows import Block, Clipped, Correlation, Decrease, Lorenz, Parts, Ritz
 from experiments.report.recorded import as_spectrum, by_algorithm, in_order, is_span
-from experiments.report.table import Table, number, percent
+from experiments.report.table import Table, interval, number, percent, sign_verdict
 from experiments.rows import one
 from sharpjax.plot import label
 
@@ -54,15 +54,14 @@ def conjecture(rows: dict[type, list]) -> Table | None:
             if r is None:
                 continue
             cells = (
-                f"{r.unbiased:.3f} [{r.unbiased_low:.3f}, {r.unbiased_high:.3f}]",
-                f"{r.correlation:.3f} [{r.low:.3f}, {r.high:.3f}]",
-                f"{r.control:.3f}",
-                f"{r.reliability:.2f}",
+                interval(r.unbiased, r.unbiased_low, r.unbiased_high),
+                interval(r.correlation, r.low, r.high),
+                f"{r.control:.3f}".replace("-", "−"),
+                f"{r.reliability:.2f}".replace("-", "−"),
                 percent(r.resolved),
             )
-            lines.append((f"{name}, {scope}", *(cell.replace("-", "−") for cell in cells)))
-            low, high = r.unbiased_low, r.unbiased_high
-            held = "held" if low > 0 else "contradicted" if high < 0 else "undecided"
+            lines.append((f"{name}, {scope}", *cells))
+            held = sign_verdict(r.unbiased_low, r.unbiased_high)
             verdicts.append(f"{held} {scope} for the {name}")
     if not lines:
         return None

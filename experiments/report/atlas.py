@@ -17,7 +17,7 @@ from experiments.explanation_rows import Cosine, FrequencyPart
 from experiments.horizon_rows import Own
 from experiments.report import claims
 from experiments.report.recorded import Run
-from experiments.report.table import Table, number, percent, plus_minus
+from experiments.report.table import Table, interval, number, percent, plus_minus
 from experiments.report.tables import mean, middle
 from experiments.rows import AtPoint, Convergence, Search, Sharpness
 from sharpjax import plot
@@ -34,11 +34,6 @@ def has_shared(run: Run) -> bool:
     return len({r.algorithm for r in run[Sharpness]}) >= MANY
 
 
-def tasks(run: Run, table: type) -> list[str]:
-    """The tasks that a table has rows of, in the report's order."""
-    return [task for task in paper.TASKS if any(r.task == task for r in run[table])]
-
-
 def columns(run: Run) -> list[tuple[str, str]]:
     """The measured (task, trajectory), one task after the other."""
     order = list(paper.TASKS)
@@ -53,7 +48,7 @@ def shared_table(run: Run, task: str, trajectory: str | None = None) -> Table:
 
     Args:
       run: Optimizers side by side.
-      task: Of `tasks`.
+      task: One that it has measured.
       trajectory: Only this one's.
     """
     lines, points = [], []
@@ -171,10 +166,7 @@ def _frequent(rows: list[FrequencyPart], field: str) -> Iterable[float]:
 
 
 def _by_point(rows: list[Any]) -> Iterable[list[Any]]:
-    points: dict[tuple, list[Any]] = {}
-    for r in rows:
-        points.setdefault(r.key[: len(AtPoint.KEY)], []).append(r)
-    return points.values()
+    return claims.grouped((r.key[: len(AtPoint.KEY)], r) for r in rows).values()
 
 
 def shared_figure(sharpness: pandas.DataFrame, style: plot.Style | None = None) -> Figure:
@@ -313,7 +305,7 @@ def correlation_table(shared: Run | None, own: Run) -> Table | None:
       own: The run of each optimizer on its own, which has the losses.
     """
     lines = []
-    for task in tasks(own, Own):
+    for task in own.tasks(Own):
         seed, rows = _of_first_seed(own, task)
         reached = _reached(own, task, seed)
         name = paper.TASKS[task]
@@ -361,7 +353,7 @@ def _correlated(place: str, level: str, reached: dict, found: Mapping[Any, Any])
     cells = []
     for quantity in _QUANTITIES:
         got = ranks([found[n][quantity] for n in names], [reached[n] for n in names])
-        said = f"{got.correlation:.2f} [{got.low:.2f}, {got.high:.2f}]".replace("-", "−")
+        said = interval(got.correlation, got.low, got.high, 2)
         cells.append((said if math.isfinite(got.correlation) else "n/a", got.count))
     return place, level, str(max(count for _, count in cells)), *(said for said, _ in cells)
 
@@ -396,7 +388,7 @@ def figures(run: Run, style: plot.Style) -> Iterable[tuple[str, str, str, Draw]]
                 lambda rows=rows: shared_figure(rows, style),
             )
     own = run.frame(Own)
-    for task in tasks(run, Own):
+    for task in run.tasks(Own):
         rows = own[own.task == task]
         yield (
             f"own_{task}",

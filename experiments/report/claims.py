@@ -9,11 +9,13 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from experiments import paper
 from experiments.rows import Convergence, Landscape, Sharpness
 from sharpjax.plot import label
+
+T = TypeVar("T")
 
 # What a mean is taken within, over batches and seeds.
 CELL = ("task", "trajectory", "epoch", "algorithm")
@@ -73,12 +75,18 @@ def summarize(values: Iterable[float]) -> Summary:
     return Summary(mean, sd, len(values), sum(v < 0 for v in values))
 
 
+def grouped(pairs: Iterable[tuple[Any, T]]) -> dict[Any, list[T]]:
+    """The values of each key, in order of appearance."""
+    found: dict[Any, list[T]] = {}
+    for key, value in pairs:
+        found.setdefault(key, []).append(value)
+    return found
+
+
 def group(rows: Iterable[Any], columns: tuple[str, ...], value: str) -> dict[tuple, Summary]:
     """Summary of the column `value` for each combination of `columns`, in order of appearance."""
-    groups: dict[tuple, list[float]] = {}
-    for row in rows:
-        groups.setdefault(tuple(getattr(row, c) for c in columns), []).append(getattr(row, value))
-    return {key: summarize(values) for key, values in groups.items()}
+    pairs = ((tuple(getattr(row, c) for c in columns), getattr(row, value)) for row in rows)
+    return {key: summarize(values) for key, values in grouped(pairs).items()}
 
 
 def means(rows: Iterable[Any], columns: tuple[str, ...]) -> dict[tuple, Summary]:
@@ -117,9 +125,7 @@ def final_losses(rows: Iterable[Convergence]) -> dict[tuple, float]:
     A diverged run counts as infinite. A run that has not come as far as the longest of its task
     and seed is still on its way and left out.
     """
-    runs: dict[tuple, list[Convergence]] = {}
-    for row in rows:
-        runs.setdefault((row.task, row.seed, row.algorithm), []).append(row)
+    runs = grouped(((row.task, row.seed, row.algorithm), row) for row in rows)
     end: dict[tuple, int] = {}
     for (task, seed, _), run in runs.items():
         end[task, seed] = max(end.get((task, seed), 0), *(row.step for row in run), 0)
@@ -152,10 +158,16 @@ def compared(claim: Claim) -> set[str]:
     return next({*made.low, *made.high} for made in CLAIMS if made.name == claim.name)
 
 
-def orderings(claims: Iterable[Claim]) -> tuple[int, int]:
-    """(held, total) of the orderings of Tables 3 to 6."""
-    counted = [claim for claim in claims if claim.is_ordering]
-    return sum(claim.held for claim in counted), sum(claim.total for claim in counted)
+def orderings(claims: Iterable[Claim], *cell: str | int) -> tuple[int, int]:
+    """(held, total) of the orderings of Tables 3 to 6: of all cells, or of those that begin so."""
+    held = [
+        detail.held
+        for claim in claims
+        if claim.is_ordering
+        for detail in claim.details
+        if tuple(detail.cell.values())[: len(cell)] == cell
+    ]
+    return sum(held), len(held)
 
 
 def to_json(claims: Iterable[Claim]) -> list[dict]:
@@ -229,13 +241,13 @@ CLAIMS: tuple[_Ordering, ...] = (
 def _cells(rows: list) -> dict[str, dict[tuple, dict[str, Summary]]]:
     """The claims' numbers: quantity -> cell -> algorithm -> summary."""
     sharpness = [row for row in rows if isinstance(row, Sharpness)]
-    decreases: dict[tuple, list[float]] = {}
-    for key, value in best_decreases(r for r in rows if isinstance(r, Landscape)).items():
-        task, trajectory, _, epoch, _, algorithm = key
-        decreases.setdefault((task, trajectory, epoch, algorithm), []).append(value)
-    finals: dict[tuple, list[float]] = {}
-    for key, value in final_losses(r for r in rows if isinstance(r, Convergence)).items():
-        finals.setdefault((key[0], key[2]), []).append(value)
+    lowest = best_decreases(r for r in rows if isinstance(r, Landscape))
+    decreases = grouped(
+        ((task, trajectory, epoch, algorithm), value)
+        for (task, trajectory, _, epoch, _, algorithm), value in lowest.items()
+    )
+    reached = final_losses(r for r in rows if isinstance(r, Convergence))
+    finals = grouped(((task, algorithm), loss) for (task, _, algorithm), loss in reached.items())
     flat = {
         "ratio": group(sharpness, CELL, "ratio"),
         "slope": group(sharpness, CELL, "slope"),

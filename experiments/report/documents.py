@@ -5,10 +5,12 @@ after slashes one cell of it by the names of its row and column:
 `<!-- sharpness translation sgd / Adam / epoch 2 / paper -->`. What is not recorded yet reads so.
 """
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from experiments import paper, records
 from experiments.horizon_rows import Own
@@ -27,7 +29,7 @@ from experiments.report import (
 )
 from experiments.report.recorded import Run
 from experiments.report.table import Table, number, plus_minus
-from experiments.rows import Sharpness
+from experiments.rows import Convergence, Sharpness
 
 _NOT_RUN = "not run yet"
 _BLOCK_NOT_RUN = "*Not run yet.*"
@@ -38,14 +40,27 @@ class Sources:
 
     def __init__(self, main: Path, ablation: Path, root: Path):
         self.directory, self.ablation, self.root = main, ablation, root
+        self.run = functools.cache(self._run)
 
-    @functools.cached_property
+    def _run(self, folder: str) -> Run | None:
+        """The run in a folder beside the study's records."""
+        path = self.directory.parent / folder
+        return Run(path) if any(path.glob("*.csv")) else None
+
+    @property
     def main(self) -> Run | None:
-        return Run(self.directory) if any(self.directory.glob("*.csv")) else None
+        """The study's run."""
+        return self.run(self.directory.name)
 
     @functools.cached_property
     def arms(self) -> list[ablation.Arm]:
+        """Those of the ablation."""
         return ablation.arms(self.ablation, self.main)
+
+    @functools.cached_property
+    def padding(self) -> list[padding.Arm]:
+        """The arms of the padding study, in the folder `padding` beside the study's records."""
+        return padding.arms(self.directory.parent / "padding")
 
 
 def write(paths: Sequence[Path], main: Path, ablation: Path) -> list[bool]:
@@ -122,37 +137,32 @@ def _block(words: str, inline: bool, sources: Sources) -> str:
 
 def _count(found: list[claims.Claim], *column: str) -> str | None:
     """`104 of 112` (or of as many as are measured), of all or of one column."""
-    details = [
-        detail.held
-        for claim in found
-        if claim.is_ordering
-        for detail in claim.details
-        if not column or (detail.cell["task"], detail.cell["trajectory"]) == column
-    ]
-    return f"{sum(details)} of {len(details)}" if details else None
+    held, total = claims.orderings(found, *column)
+    return f"{held} of {total}" if total else None
 
 
-def _main(make: Callable) -> Callable:
-    """A block of the study's run."""
-    return lambda sources, *arguments: make(sources.main, *arguments) if sources.main else None
+def _of(find: Callable[[Sources], Any], make: Callable) -> Callable:
+    """A block made of what is found in the sources, if anything is."""
+
+    def block(sources: Sources, *arguments: str) -> Table | str | None:
+        found = find(sources)
+        return make(found, *arguments) if found else None
+
+    return block
+
+
+_main = functools.partial(_of, lambda sources: sources.main)
+_arms = functools.partial(_of, lambda sources: sources.arms)
+_padding = functools.partial(_of, lambda sources: sources.padding)
+_shared_atlas = functools.partial(_of, lambda sources: sources.run("atlas"))
 
 
 def _control(make: Callable) -> Callable:
     """A block of a run beside the study, in the folder `controls` beside its records."""
 
     def block(sources: Sources, name: str, *arguments: str) -> Table | str | None:
-        run = _beside(sources, f"controls/{name}")
+        run = sources.run(f"controls/{name}")
         return make(run, *arguments) if run else None
-
-    return block
-
-
-def _padding(make: Callable) -> Callable:
-    """A block of the padding study, in the folder `padding` beside the study's records."""
-
-    def block(sources: Sources, *arguments: str) -> Table | None:
-        found = padding.arms(sources.directory.parent / "padding")
-        return make(found, *arguments) if found else None
 
     return block
 
@@ -167,44 +177,23 @@ def _scale(make: Callable) -> Callable:
     return block
 
 
-def _beside(sources: Sources, folder: str) -> Run | None:
-    """The run in a folder beside the study's records."""
-    path = sources.directory.parent / folder
-    return Run(path) if any(path.glob("*.csv")) else None
-
-
 def _atlas(sources: Sources, task: str, trajectory: str, folder: str = "atlas") -> Table | None:
     """Many optimizers at the same points of one trajectory."""
-    run = _beside(sources, folder)
+    run = sources.run(folder)
     if run is None or (task, trajectory) not in run.columns():
         return None
     return atlas.shared_table(run, task, trajectory)
 
 
-def _of_atlas(make: Callable) -> Callable:
-    """A block of all that the atlas measured on shared trajectories."""
-
-    def block(sources: Sources) -> Table | str | None:
-        run = _beside(sources, "atlas")
-        return make(run) if run else None
-
-    return block
-
-
 def _atlas_own(sources: Sources, task: str) -> Table | None:
     """Optimizers each on its own trajectory."""
-    run = _beside(sources, "atlas/own")
-    return atlas.own_table(run, task) if run and task in atlas.tasks(run, Own) else None
+    run = sources.run("atlas/own")
+    return atlas.own_table(run, task) if run and task in run.tasks(Own) else None
 
 
 def _atlas_ranks(sources: Sources) -> Table | None:
-    own = _beside(sources, "atlas/own")
-    return atlas.correlation_table(_beside(sources, "atlas"), own) if own else None
-
-
-def _arms(make: Callable) -> Callable:
-    """A block of the ablation."""
-    return lambda sources, *arguments: make(sources.arms, *arguments) if sources.arms else None
+    own = sources.run("atlas/own")
+    return atlas.correlation_table(sources.run("atlas"), own) if own else None
 
 
 def _point(make: Callable) -> Callable:
@@ -271,17 +260,13 @@ def _costs(sources: Sources) -> Table | None:
 
 def _cost_table(runs: list[tuple[str, Run]]) -> Table:
     """The first run's stages, and every run's total."""
-    rows, machines = [], {}
-    for name, run in runs:
-        walls = run.provenance.get("wall_seconds", {})
-        for stage, seconds in walls.items() if run is runs[0][1] else ():
-            rows.append((f"{name}: {stage}", facts.duration(seconds), ""))
-        memory = run.provenance.get("peak_memory_mib")
-        shown = f"{memory / 1024:.1f} GiB" if memory else "not recorded"
-        rows.append((f"{name}, together", facts.duration(sum(walls.values())), shown))
-        machines[run.provenance.get("device", "unknown")] = None
-    caption = f"Machine: {'; '.join(machines)}. Wall time is of every attempt together."
-    return Table("", ("", "wall time", "peak memory"), rows, caption)
+    made = facts.cost_table("", [(f"{name}, together", run) for name, run in runs])
+    name, first = runs[0]
+    stages = [
+        (f"{name}: {stage}", facts.duration(seconds), "")
+        for stage, seconds in facts.wall_seconds(first).items()
+    ]
+    return dataclasses.replace(made, rows=[*stages, *made.rows])
 
 
 def _figures(sources: Sources, prefix: str) -> str | None:
@@ -295,13 +280,13 @@ def _figures(sources: Sources, prefix: str) -> str | None:
 
 
 BLOCKS: dict[str, Callable] = {
-    "verdict": _main(lambda run: tables.verdict(run.claims, run)),
+    "verdict": _main(tables.verdict),
     "held": _main(lambda run, *column: _count(run.claims, *column)),
     "seed-held": _main(_seed_held),
     "summary": _main(_summary),
     "sharpness": _main(_sharpness),
-    "claims": _main(lambda run: tables.claim_table(run.claims, run)),
-    "final-losses": _main(lambda run: tables.final_table(run) if run.convergence_tasks() else None),
+    "claims": _main(tables.claim_table),
+    "final-losses": _main(lambda run: tables.final_table(run) if run.tasks(Convergence) else None),
     "control-losses": _control(tables.final_table),
     "control-held": _control(lambda run: _count(run.claims)),
     "control-sharpness": _control(_sharpness),
@@ -327,8 +312,8 @@ BLOCKS: dict[str, Callable] = {
     "scale-distance": _scale(scale.distance_table),
     "scale-costs": _scale(lambda found, task: padding.cost_table(found)),
     "atlas": _atlas,
-    "atlas-across": _of_atlas(atlas.across_table),
-    "atlas-held": _of_atlas(lambda run: _count(run.claims)),
+    "atlas-across": _shared_atlas(atlas.across_table),
+    "atlas-held": _shared_atlas(lambda run: _count(run.claims)),
     "atlas-own": _atlas_own,
     "atlas-ranks": _atlas_ranks,
     "anatomy": _main(lambda run: anatomy_tables.summary(run.points)),

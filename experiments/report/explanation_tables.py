@@ -21,7 +21,14 @@ from experiments.explanation_rows import (
     Signal,
 )
 from experiments.report.recorded import as_result, as_spectrum, by_algorithm
-from experiments.report.table import Table, number, percent, with_error
+from experiments.report.table import (
+    Table,
+    interval,
+    number,
+    percent,
+    sign_verdict,
+    with_error,
+)
 from sharpjax import BlockSpectra, GradientNoise, PartStats, plot
 from sharpjax.plot import label
 
@@ -101,9 +108,7 @@ def point(rows: dict[type, list]) -> Table | None:
         lines.append(("noise scale, examples", with_error(r.noise_scale, r.noise_scale_se)))
     names = {"batch": "training batch’s", "test": "test loss’s"}
     for r in sorted(rows[ExactCorrelation], key=lambda r: r.gradient):
-        low, high = r.low, r.high
-        held = "held" if low > 0 else "contradicted" if high < 0 else "undecided"
-        said = f"{r.correlation:.3f} [{low:.3f}, {high:.3f}], {held}".replace("-", "−")
+        said = f"{interval(r.correlation, r.low, r.high)}, {sign_verdict(r.low, r.high)}"
         lines.append((f"ρ of |gᵢ| with |Hᵢᵢ|, exact, {names[r.gradient]} gradient", said))
     for r in rows[BlockSummary]:
         said = with_error(r.distance, r.distance_se)
@@ -164,7 +169,7 @@ def diagonal_figure(rows: dict[type, list]) -> Figure:
         np.array([getattr(r, column) for r in rows[Diagonal]]) for column in columns
     )
     said = [
-        f"ρ = {r.correlation:.2f} [{r.low:.2f}, {r.high:.2f}]".replace("-", "−")
+        f"ρ = {interval(r.correlation, r.low, r.high, 2)}"
         for r in rows[ExactCorrelation]
         if r.gradient == "batch"
     ]

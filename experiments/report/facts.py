@@ -1,11 +1,12 @@
 """What run this is: its texts and models, how far it has come, the machine, the costs."""
 
+from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
 from experiments import paper
 from experiments.report.recorded import Run
-from experiments.report.table import number, percent
+from experiments.report.table import Table, number, percent
 from experiments.rows import Convergence, Sharpness
 
 
@@ -26,12 +27,11 @@ def facts(run: Run) -> list[tuple[str, str]]:
     found.append(("Versions", ", ".join(software)))
     commits = provenance.get("commits", [str(provenance.get("commit", ""))])
     found.append(("Commits" if len(commits) > 1 else "Commit", ", ".join(commits)))
-    walls = provenance.get("wall_seconds", {})
+    walls = wall_seconds(run)
     times = "; ".join(f"{stage} {duration(seconds)}" for stage, seconds in walls.items())
     together = f"{duration(sum(walls.values()))} together: " if len(walls) > 1 else ""
     found.append(("Wall time", together + times))
-    memory = provenance.get("peak_memory_mib")
-    found.append(("Peak memory", f"{memory / 1024:.1f} GiB" if memory else ""))
+    found.append(("Peak memory", _peak_memory(run)))
     return [(name, said) for name, said in found if said]
 
 
@@ -80,7 +80,8 @@ def _progress(run: Run) -> str:
             f"{paper.column_name(column)}, {len(seen)}{of} batches measured"
         )
     total = config.get("epochs")
-    for task in run.convergence_tasks():
+    trained = run.tasks(Convergence)
+    for task in trained:
         ends: dict[str, int] = {}
         for row in run[Convergence]:
             if row.task == task:
@@ -92,9 +93,30 @@ def _progress(run: Run) -> str:
         )
     if missing:
         return f"incomplete: {'; '.join(missing)}" + f". Complete: {'; '.join(done)}" * bool(done)
-    runs = len(run.convergence_tasks()) * len(run.algorithms)
+    runs = len(trained) * len(run.algorithms)
     batches = sum(map(len, points.values()))
     return f"complete: {batches} measured batches and {runs} convergence runs"
+
+
+def cost_table(title: str, runs: Sequence[tuple[str, Run]]) -> Table:
+    """The wall time and the memory of each run, of which the name is given."""
+    rows = [
+        (name, duration(sum(wall_seconds(run).values())), _peak_memory(run) or "not recorded")
+        for name, run in runs
+    ]
+    machines = dict.fromkeys(run.provenance.get("device", "unknown") for _, run in runs)
+    caption = f"Machine: {'; '.join(machines)}. Wall time is of every attempt together."
+    return Table(title, ("", "wall time", "peak memory"), rows, caption)
+
+
+def wall_seconds(run: Run) -> dict[str, float]:
+    """Of each stage, in all attempts together."""
+    return run.provenance.get("wall_seconds", {})
+
+
+def _peak_memory(run: Run) -> str:
+    memory = run.provenance.get("peak_memory_mib")
+    return f"{memory / 1024:.1f} GiB" if memory else ""
 
 
 def duration(seconds: float) -> str:

@@ -20,9 +20,16 @@ class Drawn:
     svg: Path
     png: Path
 
+    @property
+    def image(self) -> str:
+        """The Markdown of the picture, in a document of DIR."""
+        return f"![{self.title}](figures/{self.png.name})"
 
-def write(directory: Path | str, name: str, draw: Callable[[], Figure]) -> tuple[Path, Path]:
-    """Draws one figure into DIR/figures; the paths of its SVG and its PNG.
+
+def write(
+    directory: Path | str, name: str, title: str, caption: str, draw: Callable[[], Figure]
+) -> Drawn:
+    """Draws one figure into DIR/figures.
 
     The PNG has 64 colours, which lines and legends do not exceed visibly, at a third of the size.
     """
@@ -39,4 +46,4 @@ def write(directory: Path | str, name: str, draw: Callable[[], Figure]) -> tuple
     with Image.open(pixels) as image:
         few = image.convert("RGB").quantize(64, dither=Image.Dither.NONE)
         few.save(png, optimize=True)
-    return svg, png
+    return Drawn(name, title, caption, svg, png)

@@ -1,7 +1,8 @@
 """The paper's figures: what a run recorded, handed to `sharpjax.plot`, with titles and captions."""
 
+import functools
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 
 import pandas
 from matplotlib.figure import Figure
@@ -17,22 +18,18 @@ POINT = list(AtPoint.KEY)
 COLUMN = POINT[:2]
 
 
-def draw_all(run: Run) -> list[Drawn]:
+def draw_all(run: Run) -> Iterator[Drawn]:
     """Draws every figure that a run's records allow into its folder, in the report's order."""
     tables = (Sharpness, Landscape, Histogram, Convergence)
     sharpness, landscape, histogram, convergence = map(run.frame, tables)
     style = plot.Style(algorithms.in_order([*sharpness["algorithm"], *convergence["algorithm"]]))
-    drawn = []
-
-    def save(name: str, title: str, caption: str, draw: Callable[[], Figure]) -> None:
-        drawn.append(Drawn(name, title, caption, *write(run.directory, name, draw)))
-
+    save = functools.partial(write, run.directory)
     if len(sharpness):
         columns = in_order_of_paper(sharpness)
         printed = published(sharpness)
         seeds = " and seeds" * (sharpness["seed"].nunique() > 1)
         hollow = "; hollow: the paper’s value" * bool(len(printed))
-        save(
+        yield save(
             "sharpness_ratios",
             f"Directional sharpness beside SGD’s{tables_of(columns)}",
             f"Mean of sharpness/|SGD’s sharpness| over the measured batches{seeds}, with their "
@@ -44,7 +41,7 @@ def draw_all(run: Run) -> list[Drawn]:
         first = rows.iloc[0]
         number = paper.FIGURE.get(column)
         points = sharpness.merge(rows[POINT].drop_duplicates())
-        save(
+        yield save(
             f"landscape_{column[0]}_{column[1]}_epoch{epoch:02d}",
             f"Loss along each direction: {paper.column_name(column)}, epoch {epoch}, "
             f"batch {first['batch']}" + (f" (Figure {number})" if number else ""),
@@ -59,7 +56,7 @@ def draw_all(run: Run) -> list[Drawn]:
         rows = one_point(of_column(histogram, column))
         first = rows.iloc[0]
         number = " (Figure 1)" * (column in paper.TABLE)
-        save(
+        yield save(
             f"histogram_{column[0]}_{column[1]}",
             f"Coordinates of SGD’s momentum and of the updates: {paper.column_name(column)}, "
             f"epoch {first['epoch']}, batch {first['batch']}{number}",
@@ -68,11 +65,11 @@ def draw_all(run: Run) -> list[Drawn]:
             "exactly zero lies left of both axes.",
             lambda rows=rows: plot.histogram(rows, style=style),
         )
-    for task in [t for t in paper.TASKS if (convergence["task"] == t).any()]:
+    for task in run.tasks(Convergence):
         rows = convergence[convergence["task"] == task]
         number = " (Figure 4)" * any(task == of for of, _ in paper.TABLE)
         seeds = ", mean over seeds" * (rows["seed"].nunique() > 1)
-        save(
+        yield save(
             f"convergence_{task}",
             f"Training loss of the {paper.seven(rows['algorithm'])}algorithms: "
             f"{paper.TASKS[task]}{number}",
@@ -81,8 +78,7 @@ def draw_all(run: Run) -> list[Drawn]:
             lambda rows=rows: convergence_figure(rows, style),
         )
     for figure in atlas.figures(run, style):
-        save(*figure)
-    return drawn
+        yield save(*figure)
 
 
 def ratio_figure(sharpness: pandas.DataFrame, style: plot.Style | None = None) -> Figure:

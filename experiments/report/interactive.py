@@ -2,13 +2,13 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas
 
-from experiments import algorithms, paper
+from experiments import algorithms
 from experiments.anatomy_rows import SpanPair
 from experiments.explanation_rows import FrequencyPart
 from experiments.report import figures
@@ -41,9 +41,10 @@ class Charts:
 
 def looks_of(run: Run) -> Looks:
     """How the run's algorithms look, as in the static figures."""
-    names = algorithms.in_order(
-        [*run.measured, *(row.algorithm for row in run[Convergence]), *_of_points(run)]
-    )
+    trained = (row.algorithm for row in run[Convergence])
+    of_points = (rows[table] for rows in run.points.values() for table in (SpanPair, FrequencyPart))
+    taken_apart = (row.algorithm for rows in of_points for row in rows)
+    names = algorithms.in_order([*run.measured, *trained, *taken_apart])
     return Looks(names, plot.Style(names))
 
 
@@ -51,11 +52,10 @@ def points(run: Run) -> pandas.DataFrame:
     """What the reader can choose: every task, trajectory, epoch and seed that is measured."""
     measured = next((rows for rows in map(run.frame, _MEASURED) if len(rows)), run.frame(Sharpness))
     found = measured[list(AT)].drop_duplicates().sort_values(["epoch", "seed"])
-    order = paper.ordered(found[list(AT[:2])].itertuples(index=False, name=None))
-    rank = [order.index(pair) for pair in zip(found["task"], found["trajectory"], strict=True)]
-    found = found.assign(rank=rank).sort_values("rank", kind="stable").drop(columns="rank")
+    columns = figures.in_order_of_paper(found)
+    found = pandas.concat([found[:0], *(figures.of_column(found, c) for c in columns)])
     # A task that was only trained has curves of convergence, and no point.
-    others = [{"task": task} for task in run.convergence_tasks() if task not in {*found["task"]}]
+    others = [{"task": task} for task in run.tasks(Convergence) if task not in {*found["task"]}]
     return pandas.concat([found, pandas.DataFrame(others)]) if others else found
 
 
@@ -63,8 +63,7 @@ def start(found: pandas.DataFrame) -> tuple | None:
     """What is shown first: the last epoch of the first column, on the first seed."""
     if not len(found):
         return None
-    first = found.iloc[0]
-    column = found[(found["task"] == first["task"]) & (found["trajectory"] == first["trajectory"])]
+    column = figures.of_column(found, tuple(found.iloc[0][list(AT[:2])]))
     last = column[column["epoch"] == column["epoch"].max()]
     return tuple((last if len(last) else found).iloc[0])
 
@@ -117,11 +116,6 @@ def _of_point(rows: dict[type, list], place: str, looks: Looks) -> Charts:
         shown = ("algorithm", "part", "tokens", "slope", "slope_se", "sharpness", "sharpness_se")
         tables.append(Table(name, table, "Parts by frequency of the target token", columns=shown))
     return Charts(tuple(drawn), tuple(tables))
-
-
-def _of_points(run: Run) -> Iterator[str]:
-    for rows in run.points.values():
-        yield from (row.algorithm for table in (SpanPair, FrequencyPart) for row in rows[table])
 
 
 def _token_shares(rows: list[FrequencyPart]) -> pandas.DataFrame:

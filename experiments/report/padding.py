@@ -6,25 +6,23 @@ Each arm is a run from the same start on the same texts; only their padding diff
 import dataclasses
 import functools
 import math
-import os
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
 from experiments import paper, records
 from experiments.anatomy_rows import Lorenz
 from experiments.explanation_rows import PaddingGroup, PaddingPart
-from experiments.report import claims, distance, facts, figure_files
+from experiments.report import arms as of_arms
+from experiments.report import claims, facts, figure_files
 from experiments.report.recorded import Run, by_algorithm
-from experiments.report.table import Table, markdown, number, percent, plus_minus
+from experiments.report.table import Table, number, percent
 from experiments.rows import Sharpness, one
 from sharpjax import plot
 from sharpjax.plot import label
 
 KINDS = ("masked", "attended", "counted")
 COLUMN = ("translation", "sgd")
-_FIGURE = "padding"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +47,7 @@ class Arm:
     @functools.cached_property
     def means(self) -> dict[tuple[str, str], claims.Summary]:
         """(column, algorithm) -> summary over measured batches of all epochs and seeds."""
-        rows = [r for r in self.run[Sharpness] if (r.task, r.trajectory) == COLUMN]
-        return claims.means(rows, ("algorithm",))
+        return claims.means(self.run.of(COLUMN), ("algorithm",))
 
 
 def arms(folder: Path) -> list[Arm]:
@@ -67,20 +64,15 @@ def arms(folder: Path) -> list[Arm]:
 
 def ratio_table(found: list[Arm]) -> Table:
     """Shares of padding, loss, SGD's sharpness and the ratios to it, an arm a row."""
-    rows = []
-    for arm in found:
-        asked = [("loss", "sgd"), ("sharpness", "sgd"), *(("ratio", a) for a in paper.OTHERS)]
-        cells = (plus_minus(arm.means.get(key)) for key in asked)
-        rows.append((arm.name, percent(arm.source), percent(arm.target), *cells))
+    rows = [
+        (arm.name, percent(arm.source), percent(arm.target), *of_arms.cells(arm.means))
+        for arm in found
+    ]
     measured = {r.epoch for r in _rows(found)}
     for epoch in (e for e in paper.EPOCHS if e in measured):
-        printed = paper.SHARPNESS_RATIO[*COLUMN, epoch]
-        cells = ("–", "–", "–", number(paper.MEAN_SHARPNESS["sgd"]))
-        rows.append(
-            (f"the paper, epoch {epoch}", *cells, *(number(printed[a]) for a in paper.OTHERS))
-        )
-    header = ("", "padding of the source", "of the targets that count", "test loss")
-    header += ("SGD’s sharpness", *map(label, paper.OTHERS))
+        cells = of_arms.paper_cells(COLUMN[0], paper.SHARPNESS_RATIO[*COLUMN, epoch])
+        rows.append((f"the paper, epoch {epoch}", "–", "–", *cells))
+    header = ("", "padding of the source", "of the targets that count", *of_arms.HEADER)
     epochs = ", ".join(map(str, sorted(measured)))
     caption = (
         f"SGD trajectory, epoch {epochs}: mean ± standard deviation over the measured batches; "
@@ -97,11 +89,9 @@ def distance_table(found: list[Arm]) -> Table | None:
     if masked is None or len(printed) != 1 or None in printed.values():
         return None
     (theirs,) = printed.values()
-    ratio = lambda arm: lambda algorithm: _mean(arm, "ratio", algorithm)  # noqa: E731
-    others = ((arm.name, ratio(arm)) for arm in found if arm is not masked)
-    return distance.distance_table(
-        "Share of the distance to the paper", ratio(masked), others, theirs
-    )
+    others = ((arm.name, of_arms.ratios(arm.means)) for arm in found if arm is not masked)
+    title = "Share of the distance to the paper"
+    return of_arms.distance_table(title, of_arms.ratios(masked.means), others, theirs)
 
 
 def group_table(found: list[Arm], algorithm: str = "sgd") -> Table | None:
@@ -230,7 +220,6 @@ def figure(found: list[Arm]) -> Figure:
     """SGD's sharpness, and the ratios to it, against the share of padding that a model sees."""
     masked = [arm for arm in found if arm.kind == "masked"]
     shown = [k for k in ("attended", "counted") if any(arm.kind == k for arm in found)]
-    names = paper.OTHERS
     style = plot.Style(paper.ALGORITHMS)
     made = Figure(figsize=(3.8 * max(len(shown), 1), 5.6), layout="constrained")
     axes = made.subplots(2, max(len(shown), 1), sharex="col", sharey="row", squeeze=False)
@@ -238,9 +227,12 @@ def figure(found: list[Arm]) -> Figure:
         line = masked + [arm for arm in found if arm.kind == kind and kind != "masked"]
         line.sort(key=lambda arm: arm.visible)
         shares = [100 * arm.visible for arm in line]
-        for axis, column, algorithms in ((top, "sharpness", ["sgd"]), (bottom, "ratio", names)):
+        for axis, column, algorithms in (
+            (top, "sharpness", ("sgd",)),
+            (bottom, "ratio", paper.OTHERS),
+        ):
             for algorithm in algorithms:
-                values = [_mean(arm, column, algorithm) for arm in line]
+                values = [claims.positive(arm.means.get((column, algorithm))) for arm in line]
                 look = style.line(algorithm) | {"marker": "o", "markersize": 4}
                 axis.plot(shares, values, label=label(algorithm), **look)
             axis.set_yscale("log")
@@ -263,61 +255,43 @@ def _rows(found: list[Arm]) -> list[Sharpness]:
     return [r for arm in found for r in arm.run[Sharpness]]
 
 
-def _mean(arm: Arm, column: str, algorithm: str) -> float:
-    return claims.positive(arm.means.get((column, algorithm)))
-
-
-def tables(found: list[Arm]) -> list[Table]:
+def tables(found: list[Arm]) -> list[Table | None]:
     """All tables that the arms' records allow, in the report's order."""
-    made = [
+    return [
         ratio_table(found),
         distance_table(found),
         *(group_table(found, a) for a in ("sgd", "sgd_clip", "adam")),
+        clipped_table(found),
+        rank_table(found),
+        part_table(found),
+        cost_table(found),
     ]
-    made += [clipped_table(found), rank_table(found), part_table(found)]
-    return [table for table in made if table]
 
 
-def write_report(folder: Path) -> Path:
-    """Writes report.md and its figure into the folder of a padding study; returns report.md.
-
-    Raises:
-      ValueError: no arm is recorded there.
-    """
-    found = arms(folder)
-    if not found:
-        raise ValueError(f"{folder}: no folder in it holds records of a padding study")
-    _, png = figure_files.write(folder, _FIGURE, lambda: figure(found))
+def write_report(folder: Path, found: list[Arm]) -> Path:
+    """Writes report.md and its figure into the folder of a padding study; returns report.md."""
+    title = "Sharpness against the share of padding"
+    drawn = figure_files.write(folder, "padding", title, "", lambda: figure(found))
     first = found[0].run
     own = records.read_json(folder / "start" / "provenance.json")  # None of a given checkpoint.
     about = own.get("tasks", first.provenance["tasks"])["translation"]
     start = facts.public(about["start"])
     if own:
         start += f", drawn from {about['warmup_rows']:,} rows of other text"
-    pieces: list[Any] = [
+    ratios, *others = tables(found)
+    pieces = [
         "# What padding does to translation’s sharpness",
         f"Runs from one start ({start}), on the same {first.config['examples']:,} texts; "
         f"measured on {first.config['test_examples']:,} of them. Sources of masked and attended "
         "runs hold the same text; where padding is counted, targets are padded to the source’s "
         "length, and the loss counts all of them.",
+        ratios,
+        drawn.image,
+        *others,
     ]
-    ratios, *others = tables(found)
-    picture = Path(os.path.relpath(png, folder)).as_posix()
-    pieces += [ratios, f"![Sharpness against the share of padding]({picture})", *others]
-    pieces.append(cost_table(found))
-    text = "\n\n".join(markdown(p) if isinstance(p, Table) else p for p in pieces)
-    records.write_atomically(folder / "report.md", text + "\n")
-    return folder / "report.md"
+    return of_arms.write(folder, pieces)
 
 
 def cost_table(found: list[Arm]) -> Table:
     """The wall time of each arm."""
-    rows = []
-    for arm in found:
-        walls = arm.run.provenance.get("wall_seconds", {})
-        memory = arm.run.provenance.get("peak_memory_mib")
-        shown = f"{memory / 1024:.1f} GiB" if memory else "not recorded"
-        rows.append((arm.name, facts.duration(sum(walls.values())), shown))
-    machines = dict.fromkeys(arm.run.provenance.get("device", "unknown") for arm in found)
-    caption = f"Machine: {'; '.join(machines)}. Wall time is of every attempt together."
-    return Table("What it cost", ("", "wall time", "peak memory"), rows, caption)
+    return facts.cost_table("What it cost", [(arm.name, arm.run) for arm in found])

@@ -28,11 +28,11 @@ from experiments.report.figure_files import Drawn
 from experiments.report.interactive import Charts
 from experiments.report.recorded import Run
 from experiments.report.table import Table
-from experiments.rows import Sharpness, Tuning
+from experiments.rows import Convergence, Sharpness, Tuning
 from sharpjax.report import Figure, Section, write_page
 
 _HERE = Path(__file__).parent
-Piece = str | Table | Drawn  # A string is a paragraph.
+Piece = str | Table | Drawn | None  # A string is a paragraph; None is left out.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,22 +52,16 @@ def write_report(run: Run, console: Console | None = None) -> Path:
       run: The run, finished or not.
       console: If given, Tables 3 to 6 (ours / the paper's) and the claims are printed there.
     """
-    found = run.claims
-    records.write_json(run.directory / "claims.json", claims.to_json(found))
-    parts = [*_parts(run, found)]
-    path = _write_page(run, found, parts)
-    records.write_atomically(run.directory / "report.md", _markdown(run, found, parts))
+    records.write_json(run.directory / "claims.json", claims.to_json(run.claims))
+    parts = [*make_parts(run)]
+    path = _write_page(run, parts)
+    records.write_atomically(run.directory / "report.md", as_markdown(run, parts))
     if console:
         short = [tables.short_ratio_table(run, column) for column in run.columns()]
-        for table in (*short, tables.claim_table(found, run)):
+        for table in (*short, tables.claim_table(run)):
             console.print(Markdown(made.markdown(table).replace("\u00a0", " ")))
-        console.print(tables.verdict(found, run))
+        console.print(tables.verdict(run))
     return path
-
-
-def as_markdown(run: Run) -> str:
-    """The report's Markdown."""
-    return _markdown(run, run.claims, _parts(run, run.claims))
 
 
 def _title(run: Run) -> str:
@@ -83,69 +77,51 @@ def _introduction(run: Run) -> str:
     )
 
 
-def _parts(run: Run, found: list[claims.Claim]) -> Iterator[Part]:
+def make_parts(run: Run) -> Iterator[Part]:
     """What the report says after its introduction; a part of what is not recorded is left out."""
-    drawn = figures.draw_all(run)
+    drawn = [*figures.draw_all(run)]
 
-    def part(name: str, title: str, *pieces: Piece | None) -> Part:
-        return Part(name, title, [p for p in pieces if p is not None])
-
-    def pictures(prefix: str) -> list[Drawn]:
+    def pictures(prefix: str) -> list[Piece]:
         return [d for d in drawn if d.name.startswith(prefix)]
 
-    remarks, cells = tables.remark_table(found), tables.cell_table(found)
-    yield part(
-        "claims",
-        "The paper’s claims",
-        tables.claim_table(found, run),
+    remarks, cells = tables.remark_table(run.claims), tables.cell_table(run.claims)
+    pieces = [
+        tables.claim_table(run),
         remarks if remarks.rows or remarks.caption else None,
         cells if run.columns() and cells.rows else None,
-    )
+    ]
+    yield Part("claims", "The paper’s claims", pieces)
     if run.columns():
-        yield part(
-            "sharpness",
-            "Directional sharpness",
-            *(tables.ratio_table(run, column) for column in run.columns()),
-            *pictures("sharpness"),
-            tables.sharpness_table(run),
-        )
+        ratios = (tables.ratio_table(run, column) for column in run.columns())
+        pieces = [*ratios, *pictures("sharpness"), tables.sharpness_table(run)]
+        yield Part("sharpness", "Directional sharpness", pieces)
     if landscapes := pictures("landscape"):
-        title = "The loss along each direction"
-        yield part("landscape", title, *landscapes, tables.critical_table(run))
+        pieces = [*landscapes, tables.critical_table(run)]
+        yield Part("landscape", "The loss along each direction", pieces)
     if run.columns() or pictures("histogram"):
-        yield part(
-            "histogram",
-            "Where the size of an update lies",
-            *pictures("histogram"),
-            tables.share_table(run) if run.columns() else None,
-            tables.overlap_table(run) if run.columns() else None,
-        )
-    tuned = {row.task for row in run[Tuning]}
-    trained = bool(run.convergence_tasks())
-    if trained or tuned:
-        yield part(
-            "convergence",
-            "Convergence",
-            *pictures("convergence"),
-            tables.final_table(run) if trained else None,
-            tables.rate_table(run) if trained else None,
-            *(tables.tuning_table(run, task) for task in paper.TASKS if task in tuned),
-        )
+        pieces = pictures("histogram")
+        if run.columns():
+            pieces += [tables.share_table(run), tables.overlap_table(run)]
+        yield Part("histogram", "Where the size of an update lies", pieces)
+    pieces = pictures("convergence")
+    if run.tasks(Convergence):
+        pieces += [tables.final_table(run), tables.rate_table(run)]
+    pieces += [tables.tuning_table(run, task) for task in run.tasks(Tuning)]
+    if pieces:
+        yield Part("convergence", "Convergence", pieces)
     if atlas.has_shared(run):
         own = run.directory / "own"
-        ranks = None
-        if (own / Own.FILE).exists():
-            ranks = atlas.correlation_table(run, Run(own))
-        made = (atlas.shared_table(run, task) for task in atlas.tasks(run, Sharpness))
-        yield part("atlas", "The atlas", *pictures("atlas"), *made, ranks)
-    if trained_alone := atlas.tasks(run, Own):
-        made = (atlas.own_table(run, task) for task in trained_alone)
+        ranks = atlas.correlation_table(run, Run(own)) if (own / Own.FILE).exists() else None
+        found = (atlas.shared_table(run, task) for task in run.tasks(Sharpness))
+        yield Part("atlas", "The atlas", [*pictures("atlas"), *found, ranks])
+    if trained_alone := run.tasks(Own):
+        found = (atlas.own_table(run, task) for task in trained_alone)
         ranks = atlas.correlation_table(None, run)
-        yield part("own", "Each on its own trajectory", *pictures("own"), *made, ranks)
+        yield Part("own", "Each on its own trajectory", [*pictures("own"), *found, ranks])
     for point, rows in run.points.items():
-        pieces = [*filter(None, _anatomy(run.directory, point, rows))]
         where = f"{paper.column_name(point[:2])}, epoch {point[3]}, batch {point[4]}"
-        yield Part(interactive.name_of(point), f"Anatomy of sharpness: {where}", pieces)
+        title = f"Anatomy of sharpness: {where}"
+        yield Part(interactive.name_of(point), title, [*_anatomy(run.directory, point, rows)])
 
 
 _ANATOMY: tuple[tuple[Callable[[dict], Table | None], str], ...] = (
@@ -160,7 +136,7 @@ _ANATOMY: tuple[tuple[Callable[[dict], Table | None], str], ...] = (
 )
 
 
-def _anatomy(directory: Path, point: tuple, rows: dict[type, list]) -> Iterator[Piece | None]:
+def _anatomy(directory: Path, point: tuple, rows: dict[type, list]) -> Iterator[Piece]:
     drawn = draw(directory, point, rows)
     for table, names in _ANATOMY:
         yield table(rows)
@@ -170,23 +146,19 @@ def _anatomy(directory: Path, point: tuple, rows: dict[type, list]) -> Iterator[
 # --- Markdown -------------------------------------------------------------------------------------
 
 
-def _markdown(run: Run, found: list[claims.Claim], parts: Iterable[Part]) -> str:
+def as_markdown(run: Run, parts: Iterable[Part]) -> str:
+    """The report's Markdown, of its `make_parts`."""
     pieces: list[Piece] = [f"# {_title(run)}", _introduction(run)]
-    pieces += [f"> {tables.verdict(found, run)}", _facts(run)]
+    pieces += [f"> {tables.verdict(run)}", _facts(run)]
     for part in parts:
         pieces += [f"## {part.title}", *part.pieces]
     if run.config:
         pieces += ["## Configuration", f"```json\n{_configuration(run)}\n```"]
-    return "\n\n".join(map(_as_markdown, pieces)) + "\n"
+    return made.document(_picture(p) if isinstance(p, Drawn) else p for p in pieces)
 
 
-def _as_markdown(piece: Piece) -> str:
-    if isinstance(piece, Table):
-        return made.markdown(piece)
-    if isinstance(piece, Drawn):
-        where = piece.png.relative_to(piece.png.parents[1]).as_posix()
-        return f"**{piece.title}**\n\n![{piece.title}]({where})\n\n{piece.caption}"
-    return piece
+def _picture(drawn: Drawn) -> str:
+    return f"**{drawn.title}**\n\n{drawn.image}\n\n{drawn.caption}"
 
 
 def _facts(run: Run) -> Table:
@@ -200,16 +172,17 @@ def _configuration(run: Run) -> str:
 # --- The page -------------------------------------------------------------------------------------
 
 
-def _write_page(run: Run, found: list[claims.Claim], parts: list[Part]) -> Path:
+def _write_page(run: Run, parts: list[Part]) -> Path:
     html, looks = _template(), interactive.looks_of(run)
     charts = interactive.of_run(run, looks)
-    summary = html.verdict(tables.verdict(found, run))
+    summary = html.verdict(tables.verdict(run))
     sections = [Section("summary", "Summary", (_introduction(run),), html=summary)]
     for part in parts:
         grids = [p for p in part.pieces if isinstance(p, Table)]
         body = ""
         if part.name == "claims":
-            body = str(html.claims(grids.pop(0), [tables.numbers_table(claim) for claim in found]))
+            behind = [tables.numbers_table(claim) for claim in run.claims]
+            body = str(html.claims(grids.pop(0), behind))
         for i, table in enumerate(grids, start=1):
             body += str(html.grid(table, f"{part.name}_{i}"))
         drawn, data = _figures(part, charts.get(part.name, Charts()))

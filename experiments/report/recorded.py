@@ -11,7 +11,7 @@ import pandas
 from experiments import algorithms, anatomy_rows, paper, records
 from experiments.config import rates_along
 from experiments.report import claims
-from experiments.rows import TABLES, AtPoint, Convergence, RitzValue, Row, Sharpness
+from experiments.rows import TABLES, AtPoint, RitzValue, Row, Sharpness
 from sharpjax import Spectrum
 
 COLUMN = AtPoint.KEY[:2]
@@ -82,8 +82,9 @@ class Run:
         """The rate of the optimizer that trains along a trajectory; nan if it is not recorded."""
         return rates_along(self.config).get(trajectory, math.nan)
 
-    def convergence_tasks(self) -> list[str]:
-        present = {row.task for row in self[Convergence]}
+    def tasks(self, table: type[Row]) -> list[str]:
+        """The tasks that a table has rows of, in the paper's order."""
+        present = {row.task for row in self[table]}
         return [task for task in paper.TASKS if task in present]
 
 

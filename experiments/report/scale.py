@@ -5,17 +5,17 @@ Each arm is a run of the sharpness experiment whose configuration differs from t
 
 import dataclasses
 import functools
-import os
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from experiments import paper, records
+from experiments import paper
 from experiments.arms import ARMS
-from experiments.report import claims, distance, figure_files
+from experiments.report import arms as of_arms
+from experiments.report import claims, figure_files
 from experiments.report.padding import cost_table
 from experiments.report.recorded import Run
-from experiments.report.table import Table, markdown, number, plus_minus
+from experiments.report.table import Table, out_of
 from experiments.rows import Sharpness
 from sharpjax import plot
 from sharpjax.plot import label
@@ -53,10 +53,6 @@ class Arm:
         """(value, task, trajectory, epoch, algorithm) -> summary over batches and seeds."""
         return claims.means(self.run[Sharpness], claims.CELL)
 
-    def ratio(self, *cell: str | int) -> float:
-        """Mean ratio to SGD's sharpness; nan unless it is recorded and positive."""
-        return claims.positive(self.means.get(("ratio", *cell)))
-
 
 def arms(folder: Path) -> list[Arm]:
     """The runs of a folder that lie in folders named as the arms are, in their order."""
@@ -73,11 +69,9 @@ def cells(found: list[Arm]) -> list[tuple[str, str, int]]:
 def ratio_table(found: list[Arm], task: str, trajectory: str, epoch: str | int) -> Table:
     """What each arm is, its loss, SGD's sharpness, the ratios to it and the orderings held."""
     cell = _cell(found, task, trajectory, epoch)
-    asked = [("loss", "sgd"), ("sharpness", "sgd"), *(("ratio", a) for a in paper.OTHERS)]
     rows = []
     for arm in found:
         about, made = arm.run.config[task], arm.run.provenance["tasks"][task]
-        values = (plus_minus(arm.means.get((value, *cell, a))) for value, a in asked)
         rows.append(
             (
                 arm.name,
@@ -85,17 +79,14 @@ def ratio_table(found: list[Arm], task: str, trajectory: str, epoch: str | int) 
                 f"{about['vocab_size']:,}",
                 f"{made['parameters']:,}",
                 f"{arm.run.config['warmup_steps']:,}",
-                *values,
-                _held(arm, cell),
+                *of_arms.cells(arm.means, *cell),
+                out_of(*claims.orderings(arm.run.claims, *cell)),
             )
         )
-    printed = paper.SHARPNESS_RATIO.get(cell, {})
-    if printed:
-        sharpness = number(paper.MEAN_SHARPNESS["sgd"]) if task == "translation" else "–"
-        ratios = (number(printed[a]) for a in paper.OTHERS)
-        rows.append(("the paper", "", "", "", "", "–", sharpness, *ratios, "7 of 7"))
-    header = ("", "width × blocks", "vocabulary", "parameters", "warm-up steps", "test loss")
-    header += ("SGD’s sharpness", *map(label, paper.OTHERS), "orderings")
+    if printed := paper.SHARPNESS_RATIO.get(cell):
+        rows.append(("the paper", *[""] * 4, *of_arms.paper_cells(task, printed), "7 of 7"))
+    header = ("", "width × blocks", "vocabulary", "parameters", "warm-up steps")
+    header += (*of_arms.HEADER, "orderings")
     caption = (
         "Mean ± standard deviation over the measured batches; ratios are to SGD’s sharpness. The "
         "paper’s sharpness is of Figure 2, whose epoch it does not name."
@@ -109,11 +100,9 @@ def distance_table(found: list[Arm], task: str, trajectory: str, epoch: str | in
     printed, base = paper.SHARPNESS_RATIO.get(cell), next((a for a in found if a.key == BASE), None)
     if not printed or base is None or len(found) < 2:
         return None
-
-    ratio = lambda arm: functools.partial(arm.ratio, *cell)  # noqa: E731
-    others = ((arm.name, ratio(arm)) for arm in found if arm is not base)
+    others = ((arm.name, of_arms.ratios(arm.means, *cell)) for arm in found if arm is not base)
     title = f"{_title(cell)}: share of the distance to the paper"
-    return distance.distance_table(title, ratio(base), others, printed)
+    return of_arms.distance_table(title, of_arms.ratios(base.means, *cell), others, printed)
 
 
 def figure(found: list[Arm], task: str, trajectory: str, epoch: int) -> Figure:
@@ -123,13 +112,12 @@ def figure(found: list[Arm], task: str, trajectory: str, epoch: int) -> Figure:
     names = [arm.name for arm in found] + ["the paper"] * bool(printed)
     made = Figure(figsize=(7.0, 1.6 + 0.36 * len(names)), layout="constrained")
     axis = made.subplots()
+    ratios = [of_arms.ratios(arm.means, *cell) for arm in found] + [printed] * bool(printed)
     for algorithm in paper.OTHERS:
-        values = [arm.ratio(*cell, algorithm) for arm in found]
-        values += [printed[algorithm]] if printed else []
         look = style.line(algorithm) | {"marker": "o", "markersize": 5, "lw": 0.8}
         if look["linestyle"] != "-":  # Of clipped ones.
             look["markerfacecolor"] = "white"
-        axis.plot(values, range(len(names)), label=label(algorithm), **look)
+        axis.plot([r[algorithm] for r in ratios], range(len(names)), label=label(algorithm), **look)
     axis.set_xscale("log")
     axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(names) - 0.5, -0.5)  # From the top, with room for the outer marks.
@@ -140,17 +128,10 @@ def figure(found: list[Arm], task: str, trajectory: str, epoch: int) -> Figure:
     return made
 
 
-def write_report(folder: Path) -> Path:
-    """Writes report.md and its figures into the folder of a scale study; returns report.md.
-
-    Raises:
-      ValueError: no arm is recorded there.
-    """
-    found = arms(folder)
-    if not found:
-        raise ValueError(f"{folder}: no folder in it holds records of a scale study")
+def write_report(folder: Path, found: list[Arm]) -> Path:
+    """Writes report.md and its figures into the folder of a scale study; returns report.md."""
     first = found[0].run.config
-    pieces = [
+    pieces: list[str | Table | None] = [
         "# What size, vocabulary, start and embedding do to sharpness",
         f"Each run is warmed up by {first['warmup_algorithm']} in batches of "
         f"{first['warmup_batch_size']}, then trained on {first['examples']:,} texts and measured "
@@ -159,13 +140,10 @@ def write_report(folder: Path) -> Path:
     for task, trajectory, epoch in cells(found):
         here = [a for a in found if ("ratio", task, trajectory, epoch, "sgd") in a.means]
         cell, name = (here, task, trajectory, epoch), f"scale_{task}_{trajectory}_e{epoch:02d}"
-        _, png = figure_files.write(folder, name, functools.partial(figure, *cell))
-        picture = Path(os.path.relpath(png, folder)).as_posix()
-        pieces.append(f"![{_title((task, trajectory, epoch))}]({picture})")
-        pieces += [markdown(t) for t in (ratio_table(*cell), distance_table(*cell)) if t]
-    pieces.append(markdown(cost_table(found)))
-    records.write_atomically(folder / "report.md", "\n\n".join(pieces) + "\n")
-    return folder / "report.md"
+        title, draw = _title((task, trajectory, epoch)), functools.partial(figure, *cell)
+        drawn = figure_files.write(folder, name, title, "", draw)
+        pieces += [drawn.image, ratio_table(*cell), distance_table(*cell)]
+    return of_arms.write(folder, [*pieces, cost_table(found)])
 
 
 def _cell(found: list[Arm], task: str, trajectory: str, epoch: str | int) -> tuple[str, str, int]:
@@ -173,12 +151,6 @@ def _cell(found: list[Arm], task: str, trajectory: str, epoch: str | int) -> tup
     if cell not in cells(found):
         raise ValueError(f"no arm has measured {task}, {trajectory}, epoch {epoch}")
     return cell
-
-
-def _held(arm: Arm, cell: tuple[str, str, int]) -> str:
-    rows = [r for r in arm.run[Sharpness] if (r.task, r.trajectory, r.epoch) == cell]
-    held, total = claims.orderings(claims.evaluate(rows))
-    return f"{held} of {total}" if total else "–"
 
 
 def _title(cell: tuple[str, str, int]) -> str:

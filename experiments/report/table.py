@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 _LONG, _LONG_NAME = 25, 56  # Letters from which a cell is words, and a name may break.
@@ -28,6 +28,12 @@ def markdown(table: Table) -> str:
     """A table with its title and caption; verdicts are ticks, and names stay on one line."""
     parts = [f"**{table.title}**" * bool(table.title), grid(table), table.caption]
     return "\n\n".join(filter(None, parts))
+
+
+def document(pieces: Iterable[str | Table | None]) -> str:
+    """Paragraphs and tables as Markdown; None is left out."""
+    said = (markdown(p) if isinstance(p, Table) else p for p in pieces if p is not None)
+    return "\n\n".join(said) + "\n"
 
 
 def grid(table: Table) -> str:
@@ -105,6 +111,21 @@ def plus_minus(summary: _Spread | None) -> str:
 def with_error(value: float, error: float) -> str:
     """A number and its standard error, if it has one."""
     return number(value) + (f" ± {number(error)}" if math.isfinite(error) else "")
+
+
+def interval(value: float, low: float, high: float, digits: int = 3) -> str:
+    """A number with the ends of its interval, such as 0.12 [−0.03, 0.27]."""
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]".replace("-", "−")
+
+
+def sign_verdict(low: float, high: float) -> str:
+    """What an interval says of the claim that its number is positive."""
+    return "held" if low > 0 else "contradicted" if high < 0 else "undecided"
+
+
+def out_of(held: int, total: int) -> str:
+    """`6 of 7`; a dash if there are none."""
+    return f"{held} of {total}" if total else "–"
 
 
 def percent(share: float, digits: int = 1) -> str:

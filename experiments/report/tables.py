@@ -86,9 +86,7 @@ def _by_column(
     run: Run, title: str, caption: str, cell: Callable[[list[Any]], str], table: type = Sharpness
 ) -> Table:
     """A row an algorithm, a column of Tables 3 to 6 a column, of a cell's recorded rows."""
-    groups: dict[tuple, list[Any]] = {}
-    for r in run[table]:
-        groups.setdefault((r.task, r.trajectory, r.algorithm), []).append(r)
+    groups = claims.grouped(((r.task, r.trajectory, r.algorithm), r) for r in run[table])
     columns = run.columns()
     rows = [
         (label(a), *(cell(groups[*c, a]) if (*c, a) in groups else "–" for c in columns))
@@ -195,7 +193,7 @@ def rate_table(run: Run) -> Table:
     used: dict[tuple, set] = {}
     for row in run[Convergence]:
         used.setdefault((row.task, row.algorithm), set()).add(row.learning_rate)
-    tasks = run.convergence_tasks()
+    tasks = run.tasks(Convergence)
     rows = []
     for algorithm in run.algorithms:
         row = [label(algorithm)]
@@ -209,10 +207,9 @@ def rate_table(run: Run) -> Table:
 
 
 def final_table(run: Run) -> Table:
-    losses: dict[tuple, list[float]] = {}
-    for (task, _, algorithm), loss in claims.final_losses(run[Convergence]).items():
-        losses.setdefault((task, algorithm), []).append(loss)
-    tasks = run.convergence_tasks()
+    reached = claims.final_losses(run[Convergence])
+    losses = claims.grouped(((task, name), loss) for (task, _, name), loss in reached.items())
+    tasks = run.tasks(Convergence)
 
     def cell(task, algorithm):
         if (task, algorithm) not in losses:
@@ -266,9 +263,9 @@ def _rate(text: str) -> float:
         return -1.0
 
 
-def claim_table(found: list[claims.Claim], run: Run) -> Table:
+def claim_table(run: Run) -> Table:
     rows = []
-    for claim in found:
+    for claim in run.claims:
         state = "held" if claim.held == claim.total else "not held" if not claim.held else "in part"
         if not claim.total:
             there = run.algorithms if claim.quantity == "final_loss" else run.measured
@@ -355,14 +352,14 @@ def _compared(values: dict[str, float], low: str, high: str, word: str) -> str:
     return word.join(f"{label(a)} ({number(values[a], digits)})" for a in (low, high))
 
 
-def verdict(found: list[claims.Claim], run: Run) -> str:
-    held, total = claims.orderings(found)
+def verdict(run: Run) -> str:
+    held, total = claims.orderings(run.claims)
     if not total and run.columns():
         return "None of the paper’s orderings is tested: this run compares other algorithms."
     if not total:
         return "No cell of Tables 3 to 6 is measured yet, so none of the orderings is tested."
     share = f" ({100 * held / total:.0f} %)" if held < total else ""
-    tested = [claim for claim in found if claim.is_ordering and claim.total]
+    tested = [claim for claim in run.claims if claim.is_ordering and claim.total]
     cells = max(claim.total for claim in tested)
     each = "seven" if len(tested) == 7 else f"{len(tested)} of seven"
     return (

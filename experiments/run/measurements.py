@@ -34,6 +34,7 @@ from sharpjax.coordinates import sample_coordinates, take_coordinates
 from sharpjax.diagonal import hessian_diagonal
 from sharpjax.gauss_newton import gauss_newton_sharpness
 from sharpjax.models import make_logits
+from sharpjax.models.losses import example_weights
 from sharpjax.models.tensor_places import place_of
 from sharpjax.statistics import rank_correlation
 from sharpjax.subspace import combine_directions, measure_span, span_step
@@ -128,12 +129,9 @@ def parts(point: Point) -> list[Parts]:
 
 def loss_of_logits(logits: jax.Array, batch: Any) -> jax.Array:
     """The tasks' loss: the mean over examples of the mean over their counted tokens."""
-    counted = batch["labels"] != -100
-    losses = optax.softmax_cross_entropy_with_integer_labels(
-        logits, jnp.where(counted, batch["labels"], 0)
-    )
-    tokens = jnp.maximum(jnp.sum(counted, axis=1), 1)
-    return jnp.mean(jnp.sum(jnp.where(counted, losses, 0), axis=1) / tokens)
+    labels = batch["labels"]
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
+    return jnp.sum(example_weights(labels, "example") * losses)
 
 
 def span(point: Point) -> list:

@@ -55,7 +55,8 @@ def padding_parts(point: Point) -> list[PaddingPart]:
     """What targets of text and of padding make of every direction. Cost: 5/3 a direction."""
     task = point.task
     parts_fn = text_and_padding(task.model)
-    weights = np.mean([_weights(task.model, x) for x in jnp.asarray(task.test["labels"])], axis=0)
+    labels = jnp.asarray(task.test["labels"])
+    weights = np.mean([_split_weights(task.model, x).sum((0, 1)) for x in labels], axis=0)
     found = sharpjax.measure_parts(parts_fn, point.params, point.updates, task.test)
     return [
         PaddingPart.of(
@@ -113,7 +114,3 @@ def _split_weights(model: Any, labels: jax.Array) -> jax.Array:
     padding = labels == model.config.pad_token_id
     weights = example_weights(labels, "example")
     return weights[..., None] * jnp.stack([~padding, padding], -1)
-
-
-def _weights(model: Any, labels: jax.Array) -> np.ndarray:
-    return np.asarray(_split_weights(model, labels).sum((0, 1)))

@@ -28,10 +28,8 @@ from experiments.config import Config
 from experiments.data import tasks
 from experiments.run import model_sizes, processes, sharpness, training
 from experiments.run.devices import Layout, make_layout, mesh_sizes
-from experiments.run.memory import give_back, machine_memory, resident_memory
+from experiments.run.memory import GIB, give_back, machine_memory, resident_memory
 from sharpjax import models
-
-GIB = 2**30
 
 _BLOCKS = {
     models.T5: "num_layers",
@@ -72,7 +70,6 @@ class Plan:
     """What one task needs: bytes of one device, and the programs' needs."""
 
     parameters: int  # Of the whole model.
-    devices: int
     micro_batch_size: int
     parameter_bytes: int  # Per device, float32.
     state_bytes: int  # Of all algorithms' pseudo-updates.
@@ -112,10 +109,8 @@ def show(
 
     Raises:
       ValueError: a mesh that cannot be read; an unknown model; a micro-batch that the devices do
-        not divide; no memory.
+        not divide.
     """
-    if not device_memory > 0:
-        raise ValueError(f"device_memory must be positive, got {device_memory}")
     module = model_sizes.make(name, getattr(config, name), model)
     prepare_devices(math.prod(mesh_sizes(mesh).values()))
     layout = make_layout(mesh)
@@ -219,8 +214,7 @@ def plan(config: Config, name: str, module: Any, layout: Layout) -> Plan:
         raise ValueError(
             f"the mesh's {layout.mesh.size} devices must divide micro_batch_size, got {size}"
         )
-    params, state = _held_trees(module, config, layout)
-    pseudo = algorithms.pseudo_updates(config.measured("sgd"), config.clip_fraction)
+    params, state, pseudo = _held_trees(module, config, layout)
     held = training.are_held(pseudo, params)
     depth, before = _depth(module), resident_memory()
     if depth is None or depth <= max(COMPILED_BLOCKS):
@@ -234,7 +228,6 @@ def plan(config: Config, name: str, module: Any, layout: Layout) -> Plan:
         programs *= depth / COMPILED_BLOCKS[1]
     return Plan(
         parameters=sum(x.size for x in jax.tree.leaves(params)),
-        devices=layout.mesh.size,
         micro_batch_size=size,
         parameter_bytes=_held(params),
         state_bytes=_held(state),
@@ -249,11 +242,9 @@ def _needs(module: Any, config: Config, name: str, layout: Layout) -> tuple[Need
     give_back()
     before = resident_memory()
     size, micro_batches = config.micro_batch_size, config.batch_size // config.micro_batch_size
-    params, state = _held_trees(module, config, layout)
+    params, state, pseudo = _held_trees(module, config, layout)
     training_loss, loss = tasks.make_losses(module, config)
-    names = config.measured("sgd")
-    pseudo = algorithms.pseudo_updates(names, config.clip_fraction)
-    batch = functools.partial(_abstract_batch, name, getattr(config, name), layout, size)
+    batch = functools.partial(_abstract_batch, name, config, layout)
     whole = batch(micro_batches)
     value = jax.ShapeDtypeStruct((), jnp.float32, sharding=layout.whole)
     gradient = training.gradient.lower(training_loss, params, whole, None, layout).compile()
@@ -278,7 +269,7 @@ def _needs(module: Any, config: Config, name: str, layout: Layout) -> tuple[Need
     # Beside it, the parameters and the update twice on the host: as they are, and in float64.
     copies = 2 * sum(x.size * (x.dtype.itemsize + 8) for x in jax.tree.leaves(params))
     # XLA counts a loop's insides once: one micro-batch.
-    groups = -(-len(names) // (config.chunk or 1))
+    groups = -(-len(pseudo.names) // (config.chunk or 1))
     measured = config.test_examples // size
     needs = Needs(
         gradient_temporaries=gradient.memory_analysis().temp_size_in_bytes,
@@ -317,12 +308,12 @@ def _at_depth(module: Any, blocks: int) -> Any:
     return module.clone(config=dataclasses.replace(module.config, **fields))
 
 
-def _held_trees(module: Any, config: Config, layout: Layout) -> tuple[Any, Any]:
-    """Abstract parameters, and states of all algorithms."""
+def _held_trees(module: Any, config: Config, layout: Layout) -> tuple[Any, Any, Any]:
+    """Abstract parameters, states of all algorithms, and the pseudo-updates that these are of."""
     params = jax.eval_shape(lambda: models.init_params(module, jax.random.key(0)))
     params = _abstract(params, layout)
     pseudo = algorithms.pseudo_updates(config.measured("sgd"), config.clip_fraction)
-    return params, _abstract(jax.eval_shape(pseudo.init, params), layout)
+    return params, _abstract(jax.eval_shape(pseudo.init, params), layout), pseudo
 
 
 def _abstract(tree: Any, layout: Layout) -> Any:
@@ -331,7 +322,8 @@ def _abstract(tree: Any, layout: Layout) -> Any:
     )
 
 
-def _abstract_batch(name, about, layout, size, count) -> dict[str, jax.ShapeDtypeStruct]:
+def _abstract_batch(name, config, layout, count) -> dict[str, jax.ShapeDtypeStruct]:
+    about, size = getattr(config, name), config.micro_batch_size
     source, target = about.padded_length or about.length, about.length
     if name == "translation":
         target = source if about.padding == "counted" else about.target_length

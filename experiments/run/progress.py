@@ -159,27 +159,26 @@ def _names(activities: Sequence[_Activity]) -> str:
     return ", ".join(filter(None, (activity.name for activity in activities)))
 
 
+@dataclasses.dataclass
 class Stage:
     """Reports the steps of one stage."""
 
-    def __init__(
-        self,
-        watch: Watch,
-        name: str,
-        total: int,
-        done: int,
-        kinds: Mapping[int, str],
-        activity: _Activity,
-        progress: Progress | None,
-    ):
-        self.watch, self.name, self.total, self.kinds = watch, name, total, kinds
-        self.activity, self.progress, self.note = activity, progress, ""
-        self.first = done
-        self.started = self.ended = self.logged = watch.clock()
-        special = Counter(kind for number, kind in kinds.items() if done < number <= total)
-        self.ahead = special + Counter({STEP: total - done - special.total()})
+    watch: Watch
+    name: str
+    total: int
+    done: int  # The number of the last step that was there before.
+    kinds: Mapping[int, str]
+    activity: _Activity
+    progress: Progress | None
+
+    def __post_init__(self):
+        self.note = ""
+        self.started = self.ended = self.logged = self.watch.clock()
+        left = range(self.done + 1, self.total + 1)
+        special = Counter(kind for number, kind in self.kinds.items() if number in left)
+        self.ahead = special + Counter({STEP: len(left) - special.total()})
         self.took: dict[str, list[float]] = {}
-        self._name_next(done + 1)
+        self._name_next(self.done + 1)
 
     def step(self, number: int, loss: float) -> None:
         """Step `number` (from 1) is done at this training loss."""
@@ -188,7 +187,7 @@ class Stage:
         self.ahead[kind] -= 1
         self.ended = self.activity.started = now
         self._name_next(number + 1)
-        rate = (number - self.first) / (now - self.started) if now > self.started else 0.0
+        rate = (number - self.done) / (now - self.started) if now > self.started else 0.0
         self.note = f"loss {loss:.4f}, {rate:.2g} steps/s, {self.left()}"
         if self.progress is not None:
             self.progress.update(self.progress.task_ids[0], completed=number, note=self.note)

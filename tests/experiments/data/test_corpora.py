@@ -42,27 +42,24 @@ def test_translation_file(tmp_path, suffix):
     path = write(folder / f"train{suffix}", "translation", PAIRS)
     corpus = load_corpus(str(path), "translation")
     assert (corpus.name, corpus.kind, len(corpus)) == (f"books/train{suffix}", "translation", 12)
-    assert corpus.english == tuple(pair["en"] for pair in PAIRS)
-    assert corpus.french == tuple(pair["fr"] for pair in PAIRS)
+    english, french = corpus.columns
+    assert english == tuple(pair["en"] for pair in PAIRS)
+    assert french == tuple(pair["fr"] for pair in PAIRS)
     assert load_corpus(str(folder), "translation") == corpus
-    with pytest.raises(DataError, match="has no text columns"):
-        corpus.texts  # noqa: B018
 
 
 def test_text_file(tmp_path, suffix):
     corpus = load_corpus(str(write(tmp_path / f"train{suffix}", "text", TEXTS)), "text")
-    assert corpus.texts == tuple(TEXTS)
-    with pytest.raises(DataError, match="has no translation columns"):
-        corpus.english  # noqa: B018
+    assert corpus.columns == (tuple(TEXTS),)
 
 
 def test_rows_are_in_file_order_and_the_rest_follows(tmp_path):
     corpus = load_corpus(str(write(tmp_path / "a.jsonl", "text", TEXTS)), "text")
     study, warm_up = corpus.rows(0, 5), corpus.rows(5, 7)
-    assert study.texts + warm_up.texts == corpus.texts
+    assert study.columns[0] + warm_up.columns[0] == corpus.columns[0]
     assert (study.first_row, warm_up.first_row) == (0, 5)
     assert warm_up.rows(1, 2).first_row == 6
-    assert load_corpus(str(tmp_path), "text", count=5).texts == study.texts
+    assert load_corpus(str(tmp_path), "text", count=5).columns[0] == study.columns[0]
 
 
 def test_checksum_is_of_the_rows_whatever_the_format(tmp_path):
@@ -173,8 +170,8 @@ def test_json_as_people_have_it(tmp_path):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
         corpus = load_corpus(str(path), "text")
-        assert corpus.name == f"in/{name}" and corpus.texts == tuple(TEXTS), name
-        assert load_corpus(str(path), "text", count=5).texts == tuple(TEXTS[:5]), name
+        assert corpus.name == f"in/{name}" and corpus.columns == (tuple(TEXTS),), name
+        assert load_corpus(str(path), "text", count=5).columns == (tuple(TEXTS[:5]),), name
 
 
 def test_a_folder_of_several_files(tmp_path, suffix):
@@ -182,13 +179,13 @@ def test_a_folder_of_several_files(tmp_path, suffix):
         write(tmp_path / f"{name}{suffix}", "text", texts)
     (tmp_path / "dataset_info.json").write_text("{}")
     corpus = load_corpus(str(tmp_path), "text")
-    assert corpus.texts == (*TEXTS[5:], *TEXTS[:5])  # In the order of their names.
+    assert corpus.columns == ((*TEXTS[5:], *TEXTS[:5]),)  # In the order of their names.
     assert corpus.name == f"{tmp_path.name} (2 files)"
-    assert load_corpus(str(tmp_path), "text", count=9).texts == corpus.texts[:9]
+    assert load_corpus(str(tmp_path), "text", count=9).columns[0] == corpus.columns[0][:9]
     # Split by the files' names, the training texts alone are taken.
     write(tmp_path / f"train-00000{suffix}", "text", TEXTS[:3])
     write(tmp_path / f"test-00000{suffix}", "text", TEXTS[3:])
-    assert load_corpus(str(tmp_path), "text").texts == tuple(TEXTS[:3])
+    assert load_corpus(str(tmp_path), "text").columns == (tuple(TEXTS[:3]),)
 
 
 def test_a_folder_without_training_texts(tmp_path):
@@ -205,10 +202,10 @@ def test_a_path_may_hold_any_sign(tmp_path, suffix):
     folder.mkdir()
     path = write(folder / f"a#b{suffix}", "text", TEXTS)
     for source in (path, folder):
-        assert load_corpus(str(source), "text").texts == tuple(TEXTS)
+        assert load_corpus(str(source), "text").columns == (tuple(TEXTS),)
     # After the path's own, a "#" still names the column.
     other = write(folder / f"c#d{suffix}", "review", TEXTS)
-    assert load_corpus(f"{other}#review", "text").texts == tuple(TEXTS)
+    assert load_corpus(f"{other}#review", "text").columns == (tuple(TEXTS),)
     with pytest.raises(DataError, match="no column 'x' among id, review"):
         load_corpus(f"{other}#x", "text")
 
@@ -221,7 +218,7 @@ def test_half_a_surrogate_pair_is_named_with_its_row(tmp_path):
         load_corpus(str(tmp_path / "a.jsonl"), "text")
     one_line(error)
     corpus = Corpus("x", "text", (("a", "b\udc3dc"),), first_row=40)
-    assert corpus.rows(0, 1).texts == ("a",)
+    assert corpus.rows(0, 1).columns == (("a",),)
     with pytest.raises(DataError, match="'text' has half of a surrogate pair in row 41") as error:
         corpus.rows(0, 2)
     one_line(error).encode("utf-8")
@@ -258,7 +255,7 @@ def test_the_hub_is_asked_for_the_train_split(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     corpus = load_corpus("Helsinki-NLP/opus_books", "translation", count=5)
     assert corpus.name == "Helsinki-NLP/opus_books:en-fr"
-    assert corpus.english == tuple(pair["en"] for pair in PAIRS[:5])
+    assert corpus.columns[0] == tuple(pair["en"] for pair in PAIRS[:5])
     load_corpus("owner/name:fr-en", "translation")
     assert asked == [
         (("Helsinki-NLP/opus_books", "en-fr"), {"split": "train"}, False),

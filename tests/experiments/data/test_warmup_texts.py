@@ -27,7 +27,7 @@ def test_rows_of_the_study_short_ones_and_repeated_ones_are_left_out(tmp_path):
     more = write_pairs(tmp_path / "more.jsonl", more)
     study = load_corpus(books, "translation").take([1, 0])
     left = load_others([books, more], "translation", study, shortest=4)
-    rows = [*zip(left.english, left.french, strict=True)]
+    rows = [*zip(*left.columns, strict=True)]
     assert rows == [*BOOKS[2:4], ("Some other words.", "D'autres mots.")]
     assert left.name.endswith("books.jsonl + " + left.name.rpartition(" + ")[2])
     with pytest.raises(DataError, match="no row has 99 characters and is not the study's"):
@@ -56,13 +56,13 @@ def texts(config, seed=0):
 def test_a_shuffled_study_and_its_warm_up_share_no_text_and_are_the_same_again(config):
     study, warmup = texts(config)
     assert len(study) == 64 and len(warmup) == 32 + 40
-    assert not {*study.english} & {*warmup.english}
-    assert study.english != tuple(en for en, _ in BOOKS[:64])  # Shuffled,
-    assert {*study.english} <= {en for en, _ in BOOKS}
+    assert not {*study.columns[0]} & {*warmup.columns[0]}
+    assert study.columns[0] != tuple(en for en, _ in BOOKS[:64])  # Shuffled,
+    assert {*study.columns[0]} <= {en for en, _ in BOOKS}
     again = texts(config)  # for all runs alike.
     assert (study.checksum, warmup.checksum) == (again[0].checksum, again[1].checksum)
     fewer = texts(dataclasses.replace(config, warmup_examples=20))[1]
-    assert fewer.english == warmup.english[:20]
+    assert fewer.columns[0] == warmup.columns[0][:20]
 
 
 def test_the_tokenizer_knows_the_words_of_both(config):

@@ -11,7 +11,7 @@ from experiments import algorithms, records
 from experiments.explanation_rows import Cosine, FrequencyPart
 from experiments.horizon_rows import Own
 from experiments.report import atlas
-from experiments.report.page import as_markdown
+from experiments.report.page import as_markdown, make_parts
 from experiments.report.recorded import Run
 from experiments.report.table import cell
 from experiments.rows import Convergence, Search, Sharpness
@@ -122,10 +122,11 @@ def test_marks_that_coincide_are_drawn_once_and_named(run):
 
 
 def test_the_report_has_the_atlas_and_the_ranks(run):
-    said = as_markdown(run)
+    said = as_markdown(run, make_parts(run))
     assert "## The atlas" in said and "figures/atlas_mlm_sgd.png" in said
     assert "Do the sharp ones end higher?" in said
-    own = as_markdown(Run(run.directory / "own"))
+    alone = Run(run.directory / "own")
+    own = as_markdown(alone, make_parts(alone))
     assert "## The atlas" not in own and "figures/own_mlm.png" in own
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from experiments.report import blocks, table
 from experiments.report.table import Table
+from tests.prose import unmarked_numbers
 
 TABLE = Table(
     "Ratios", ("", "epoch 2", "paper", "epoch 5", "paper"),
@@ -48,7 +49,7 @@ def test_unmarked_numbers():
         "The ratio is 0.43 or 3.1×10⁻⁶, <!-- held -->0.5<!-- end --> with `0.7` of "
         "[1](a0.9.png) in 20 epochs at 0.1; 2×10⁻⁷.\n```\n1.5\n```\nVersion 1.2.3."
     )
-    assert blocks.unmarked_numbers(text, allowed=("0.1",)) == ["0.43", "3.1×10⁻⁶", "2×10⁻⁷"]
+    assert unmarked_numbers(text, allowed=("0.1",)) == ["0.43", "3.1×10⁻⁶", "2×10⁻⁷"]
 
 
 def test_markdown():

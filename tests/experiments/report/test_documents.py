@@ -12,7 +12,8 @@ import pytest
 
 from experiments import config, explanation_rows, paper, presets, records
 from experiments.__main__ import main
-from experiments.report import anatomy_figures, blocks, claims, documents, figures, page
+from experiments.report import anatomy_figures, claims, documents, figures, page
+from experiments.report.figure_files import Drawn
 from experiments.rows import Scales, Sharpness
 from tests.experiments.report import test_atlas, test_scale
 from tests.experiments.report.test_claims import changed, synthetic_rows
@@ -20,6 +21,7 @@ from tests.experiments.report.test_padding import write_arm
 from tests.experiments.report.test_page import PROVENANCE
 from tests.experiments.run.test_anatomy import PLACE
 from tests.experiments.run.test_anatomy import synthetic as anatomy_rows
+from tests.prose import unmarked_numbers
 
 ROOT = Path(__file__).parents[3]
 COMMITTED = documents.Sources(ROOT / "results" / "small", ROOT / "results" / "ablation", ROOT)
@@ -37,20 +39,20 @@ def test_documents_say_what_the_records_say(name):
 
 def test_no_number_of_the_prose_stands_alone():
     text = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
-    assert blocks.unmarked_numbers(text, allowed=DESIGN) == []
+    assert unmarked_numbers(text, allowed=DESIGN) == []
 
 
 def test_the_committed_report_follows_from_the_records(monkeypatch):
     """But for its figures, which take minutes to draw."""
     there = COMMITTED.directory / "figures"
 
-    def found(directory, name, draw):
+    def found(directory, name, title, caption, draw):
         assert (there / f"{name}.png").exists()
-        return there / f"{name}.svg", there / f"{name}.png"
+        return Drawn(name, title, caption, there / f"{name}.svg", there / f"{name}.png")
 
     monkeypatch.setattr(figures, "write", found)
     monkeypatch.setattr(anatomy_figures, "write", found)
-    text = page.as_markdown(COMMITTED.main)
+    text = page.as_markdown(COMMITTED.main, page.make_parts(COMMITTED.main))
     assert text == (COMMITTED.directory / "report.md").read_text(encoding="utf-8")
 
 

@@ -29,7 +29,7 @@ def test_every_figure_twice_the_same(rows, tmp_path):
     written = []
     for name in ("first", "second"):
         records.append(tmp_path / name, rows)
-        drawn = figures.draw_all(Run(tmp_path / name))
+        drawn = [*figures.draw_all(Run(tmp_path / name))]
         assert [d.name for d in drawn] == [
             "sharpness_ratios",
             "landscape_translation_adam_epoch02",
@@ -50,7 +50,7 @@ def test_what_the_paper_has_not_is_not_said_to_be_its(rows, tmp_path):
     causal = [dataclasses.replace(r, task="causal") for r in rows if not hasattr(r, "kind")]
     again = [dataclasses.replace(r, seed=1) for r in causal]
     records.append(tmp_path, [*causal, *again])
-    drawn = figures.draw_all(Run(tmp_path))
+    drawn = [*figures.draw_all(Run(tmp_path))]
     assert len(drawn) == 4
     for one in drawn:
         said = one.title + one.caption

@@ -10,6 +10,7 @@ import pytest
 from experiments import paper, records
 from experiments.explanation_rows import FrequencyPart
 from experiments.report import anatomy_figures, figures, interactive, page
+from experiments.report.figure_files import Drawn
 from experiments.report.recorded import Run
 from experiments.report.tables import ratio_table
 from experiments.rows import Search, Sharpness
@@ -24,10 +25,10 @@ FIGURES = {"ratio", "sharpness", "landscape", "histogram", "convergence"}
 def undrawn(monkeypatch):
     """Static figures that are drawn in no time: the real ones of a study take half a minute."""
 
-    def write(directory, name, draw):
+    def write(directory, name, title, caption, draw):
         svg = Path(directory) / f"{name}.svg"
         svg.write_text(SVG)
-        return svg, Path(directory) / "figures" / f"{name}.png"
+        return Drawn(name, title, caption, svg, Path(directory) / "figures" / f"{name}.png")
 
     monkeypatch.setattr(figures, "write", write)
     monkeypatch.setattr(anatomy_figures, "write", write)

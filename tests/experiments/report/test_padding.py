@@ -1,7 +1,5 @@
 """The padding study's report, of rows made up."""
 
-import pytest
-
 from experiments import records
 from experiments.anatomy_rows import Lorenz
 from experiments.config import as_json
@@ -36,11 +34,10 @@ def write_arm(folder, kind, length, sharpness):
 
 
 def test_the_report_has_a_row_a_kind_beside_the_papers(tmp_path):
-    with pytest.raises(ValueError, match="no folder in it holds records of a padding study"):
-        report.write_report(tmp_path)
+    assert report.arms(tmp_path) == []
     write_arm(tmp_path, "counted", 32, 60.0)
     write_arm(tmp_path, "masked", 16, 6.0)
-    text = report.write_report(tmp_path).read_text().replace("\u00a0", " ")
+    text = report.write_report(tmp_path, report.arms(tmp_path)).read_text().replace("\u00a0", " ")
     assert (tmp_path / "figures" / "padding.png").exists() and "/a/b" not in text
     found = report.arms(tmp_path)
     assert [arm.name for arm in found] == ["masked, 16 tokens", "counted, 32 tokens"]

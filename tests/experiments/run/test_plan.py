@@ -133,7 +133,7 @@ def needing(temporaries):
         size = config.micro_batch_size
         words = (size, name) if temporaries.__code__.co_argcount == 2 else (size,)
         needs = plan.Needs(temporaries(*words), *[0] * 7)
-        return plan.Plan(0, layout.mesh.size, size, 0, 0, 0, 0, needs)
+        return plan.Plan(0, size, 0, 0, 0, 0, needs)
 
     return made
 
