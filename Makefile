@@ -14,10 +14,10 @@ START := $(BOOKS) --mlm.warmup-corpus $(DATA)/imdb --warmup-examples None \
   --warmup-algorithm adafactor --warmup-learning-rate None
 PADDING := masked-32 attended-64 attended-128 counted-32 counted-64
 CONTROLS := sgd_clip-table-2 another-seed
-RUNS := small $(WARMUPS:%=ablation/warmup-%) $(CONTROLS:%=controls/%) $(PADDING:%=padding/%) atlas atlas/own \
+RUNS := small $(WARMUPS:%=ablation/warmup-%) $(CONTROLS:%=controls/%) $(PADDING:%=padding/%) atlas atlas/own anatomy \
   $(patsubst runs/%/sharpness.csv,%,$(wildcard runs/scale/*/*/sharpness.csv))
 
-.PHONY: demo small anatomy ablation controls pretrain padding scale atlas results docs test quick lint clean
+.PHONY: demo small anatomy columns ablation controls pretrain padding scale atlas results docs test quick lint clean
 
 demo: $(VENV)/.experiments  ## The main job in miniature: records, tables and report in runs/demo.
 	$(BIN)/python -m experiments reproduce --preset demo --out runs/demo
@@ -54,6 +54,19 @@ GROWN := $(START) --warmup-steps 1000 --warmup-batch-size 128 --examples 2560 --
   --test-examples 256 --landscape-points 9 --precision-check none
 FIVE := --micro-batch-size 32 --epochs 5 --measured-epochs 2 5 --measured-batches 5
 
+# From 1,000 steps too, half an hour a column on two cores.
+LOOK := --options.instruments lorenz parts span spectrum clipped noise frequency dominant_shares \
+  preconditioned exact_diagonal --options.exact-coordinates 128 --options.lanczos-probes 2 \
+  --options.clipped momentum --options.clipped-fractions 0 0.003 0.01 0.05 0.2 0.5 1
+
+columns: $(VENV)/.experiments  ## The anatomy of three tasks on both trajectories, in runs/anatomy.
+	set -e; for task in translation mlm causal; do for trajectory in sgd adam; do \
+	  $(BIN)/python -m experiments anatomy $(STUDY) $(START) --causal.corpus $(DATA)/imdb \
+	    --warmup-steps 1000 --warmup-batch-size 64 --examples 2560 --batch-size 256 \
+	    --test-examples 128 --micro-batch-size 32 --epochs 5 --measured-epochs 2 5 \
+	    --measured-batches 2 --landscape-points 3 --precision-check none \
+	    --task $$task --trajectory $$trajectory $(LOOK) --out runs/anatomy; done; done
+
 scale: $(VENV)/.experiments  ## What size, vocabulary and start do to sharpness, in runs/scale.
 	$(BIN)/python -m experiments scale $(STUDY) $(SHORT) --out runs/scale/translation-short \
 	  --arms base vocabulary embedding scratch padded together
@@ -83,7 +96,7 @@ results: $(VENV)/.experiments  ## results/, RESULTS.md and both READMEs from the
 	# Larger than all the rest, and nothing reads it there.
 	rm -f results/ablation/*/histogram.csv results/padding/*/histogram.csv \
 	  results/scale/*/*/histogram.csv results/atlas/histogram.csv
-	set -e; for run in small padding $(patsubst results/%,%,$(wildcard results/scale/*)) atlas/own atlas; do \
+	set -e; for run in small padding $(patsubst results/%,%,$(wildcard results/scale/*)) atlas/own atlas anatomy; do \
 	  if [ -d results/$$run ]; then $(BIN)/python -m experiments report results/$$run; fi; done
 	$(BIN)/python -m experiments results RESULTS.md README.md results/README.md
 

@@ -197,15 +197,28 @@ def _atlas_ranks(sources: Sources) -> Table | None:
 
 
 def _point(make: Callable) -> Callable:
-    """A block of the first point of a column whose anatomy is recorded."""
+    """A block of the first point of a column whose anatomy is recorded: the study's, or a run's
+    in a folder beside its records.
+    """
 
-    def block(sources: Sources, task: str, trajectory: str) -> Table | None:
-        column = _column(task, trajectory)
-        points = sources.main.points.items() if sources.main else ()
+    def block(sources: Sources, task: str, trajectory: str, folder: str = "") -> Table | None:
+        column = (task, trajectory) if folder else _column(task, trajectory)
+        points = _points(sources, folder).items()
         here = [rows for point, rows in points if point[:2] == column]
         return make(here[0]) if here else None
 
     return block
+
+
+def _points(sources: Sources, folder: str) -> dict[tuple, dict[type, list]]:
+    run = sources.run(folder) if folder else sources.main
+    return run.points if run else {}
+
+
+def _anatomy(sources: Sources, folder: str = "") -> Table | None:
+    """A column for each point whose anatomy is recorded."""
+    points = _points(sources, folder)
+    return anatomy_tables.summary(points) if points else None
 
 
 def _column(task: str, trajectory: str) -> tuple[str, str]:
@@ -316,7 +329,7 @@ BLOCKS: dict[str, Callable] = {
     "atlas-held": _shared_atlas(lambda run: _count(run.claims)),
     "atlas-own": _atlas_own,
     "atlas-ranks": _atlas_ranks,
-    "anatomy": _main(lambda run: anatomy_tables.summary(run.points)),
+    "anatomy": _anatomy,
     "anatomy-context": _point(anatomy_tables.context),
     "anatomy-correlation": _point(anatomy_tables.conjecture),
     "anatomy-span": _point(anatomy_tables.span),
