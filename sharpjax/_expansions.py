@@ -144,6 +144,7 @@ def products(objective: Objective, updates: Sequence[Any]) -> tuple[Expansion, A
         Slopes and sharpnesses; the cosines VᵀV, [K, K]; and VᵀHV of every micro-batch, [M, K, K].
     """
     objective = _on_device(objective)
+    updates = [jax.tree.map(jnp.asarray, u) for u in updates]  # Copied to the device once.
     sizes = [_size(objective, u) for u in updates]
 
     def products_with(directions, lengths, tree):

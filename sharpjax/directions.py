@@ -330,9 +330,11 @@ def newton_start(stats: DirectionStats, params: Params) -> float:
     Otherwise where `search_along` starts then, without looking for that step again.
     """
     newton = float(stats.newton_step)
-    if 0 < newton < math.inf:
-        return newton
-    size = float(optax.tree.norm(params))
+    return newton if 0 < newton < math.inf else step_of_size(float(optax.tree.norm(params)))
+
+
+def step_of_size(size: float) -> float:
+    """Where a search starts that knows no more than ‖params‖."""
     return 1e-3 * size if 0 < size < math.inf else 1.0
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from sharpjax._arguments import join
 from sharpjax._expansions import magnitudes, one_by_one
 from sharpjax._line_search import LARGEST, SMALLEST, Line, search
+from sharpjax.directions import step_of_size
 from sharpjax.objective import (
     LossFn,
     Objective,
@@ -186,7 +187,7 @@ def search_along(
     elif length == 0:
         status, best, critical = "no decrease", 0.0, 0.0
     else:
-        first = initial_step or newton_step(measured, direction) or 1e-3 * float(size) or 1.0
+        first = initial_step or newton_step(measured, direction) or step_of_size(float(size))
         status, best, critical = search(line, first, points)
     steps = line.steps()
     losses = np.array([line.seen[step] for step in steps])
