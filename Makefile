@@ -15,9 +15,11 @@ START := $(BOOKS) --mlm.warmup-corpus $(DATA)/imdb --warmup-examples None \
 PADDING := masked-32 attended-64 attended-128 counted-32 counted-64
 CONTROLS := sgd_clip-table-2 another-seed
 RUNS := small $(WARMUPS:%=ablation/warmup-%) $(CONTROLS:%=controls/%) $(PADDING:%=padding/%) atlas atlas/own anatomy \
+  rates/seed-0/own rates/seed-1/own stability/translation stability/mlm \
   $(patsubst runs/%/sharpness.csv,%,$(wildcard runs/scale/*/*/sharpness.csv))
 
-.PHONY: demo small anatomy columns ablation controls pretrain padding scale atlas results docs test quick lint clean
+.PHONY: demo small anatomy ablation controls pretrain rates columns stability padding scale atlas results docs test \
+  quick lint clean
 
 demo: $(VENV)/.experiments  ## The main job in miniature: records, tables and report in runs/demo.
 	$(BIN)/python -m experiments reproduce --preset demo --out runs/demo
@@ -37,9 +39,47 @@ ablation: $(VENV)/.experiments  ## From scratch against warmed up, in runs/ablat
 controls: $(VENV)/.experiments  ## Clipped SGD at the paper's rate, and convergence on another seed.
 	$(BIN)/python -m experiments controls $(STUDY) --out runs/controls
 
-pretrain: $(VENV)/.experiments  ## Both tasks' starts alone, as Hugging Face folders in runs/start.
-	set -e; for task in translation mlm; do $(BIN)/python -m experiments pretrain $(STUDY) $(START) \
-	  --warmup-steps 1000 --task $$task --out runs/start; done
+pretrain: $(VENV)/.experiments  ## Three tasks' starts on two seeds, as Hugging Face folders in runs/start.
+	set -e; for seed in 0 1; do for task in translation mlm causal; do \
+	  $(BIN)/python -m experiments pretrain $(STUDY) $(START) --causal.corpus $(DATA)/imdb \
+	    --causal.warmup-corpus $(DATA)/imdb --warmup-steps 1000 --seed $$seed --task $$task \
+	    --out runs/start/seed-$$seed; done; done
+
+# What starts there, $(call FROM,SEED).
+FROM = $(STUDY) --causal.corpus $(DATA)/imdb --translation.shuffle --warmup-steps 0 \
+  $(foreach task,translation mlm causal,--$(task).checkpoint runs/start/seed-$(1)/$(task) \
+  --$(task).tokenizer runs/start/seed-$(1)/$(task))
+TEN := sgd sgd_clip normalized_sgd normalized_sgd_clip adam adafactor adafactor_clip \
+  sign_momentum muon lion
+
+rates: $(VENV)/.experiments  ## Figure 4 at rates searched over the whole run, from pretrain's starts.
+	set -e; for seed in 0 1; do $(BIN)/python -m experiments atlas $(call FROM,$$seed) --seed $$seed \
+	  --micro-batch-size 128 --follow own --tasks translation mlm --own $(TEN) \
+	  --out runs/rates/seed-$$seed; done
+
+LOOK := --options.instruments lorenz parts span blocks spectrum clipped noise frequency \
+  preconditioned exact_diagonal --options.lanczos-probes 1 --options.lanczos-steps 20 \
+  --options.clipped momentum --options.clipped-fractions 0 0.01 0.05 0.2 0.5 1
+
+columns: $(VENV)/.experiments  ## The anatomy of three tasks on both trajectories, in runs/anatomy.
+	set -e; for task in translation mlm causal; do for trajectory in sgd adam; do \
+	  $(BIN)/python -m experiments anatomy $(call FROM,0) --test-examples 128 --micro-batch-size 32 \
+	    --epochs 5 --measured-epochs 2 5 --measured-batches 2 --landscape-points 3 \
+	    --precision-check none --task $$task --trajectory $$trajectory $(LOOK) \
+	    --out runs/anatomy; done; done
+
+# The rates are those that `rates` finds best.
+stability: $(VENV)/.experiments  ## The edge of stability along training, in runs/stability.
+	set -e; for trajectory in sgd sgd_clip adam; do \
+	  $(BIN)/python -m experiments anatomy $(call FROM,0) $(EDGE) --task translation \
+	    --sgd-learning-rate 3.16 --adam-learning-rate 0.002 --trajectory-rates sgd_clip=4.5 \
+	    --trajectory $$trajectory --out runs/stability/translation; \
+	  $(BIN)/python -m experiments anatomy $(call FROM,0) $(EDGE) --task mlm \
+	    --sgd-learning-rate 0.1 --adam-learning-rate 0.00356 --trajectory-rates sgd_clip=2.53 \
+	    --trajectory $$trajectory --out runs/stability/mlm; done
+EDGE := --test-examples 128 --micro-batch-size 32 --measured-batches 2 --precision-check none \
+  --epoch 1 2 4 7 10 --batch 1 --options.instruments spectrum preconditioned \
+  --options.lanczos-probes 1 --options.lanczos-steps 20
 
 # From 300 steps, in minutes a run.
 SHORT := $(START) --warmup-steps 300 --warmup-batch-size 64 --examples 1280 --batch-size 128 \
@@ -53,18 +93,6 @@ padding: $(VENV)/.experiments  ## What padding does to translation's sharpness, 
 GROWN := $(START) --warmup-steps 1000 --warmup-batch-size 128 --examples 2560 --batch-size 256 \
   --test-examples 256 --landscape-points 9 --precision-check none
 FIVE := --micro-batch-size 32 --epochs 5 --measured-epochs 2 5 --measured-batches 5
-
-# From 1,000 steps too, a quarter of an hour a column on two cores.
-LOOK := --options.instruments lorenz parts noise frequency preconditioned exact_diagonal \
-  --options.lanczos-probes 1 --options.lanczos-steps 20
-
-columns: $(VENV)/.experiments  ## The anatomy of three tasks on both trajectories, in runs/anatomy.
-	set -e; for task in translation mlm causal; do for trajectory in sgd adam; do \
-	  $(BIN)/python -m experiments anatomy $(STUDY) $(START) --causal.corpus $(DATA)/imdb \
-	    --warmup-steps 1000 --warmup-batch-size 64 --examples 2560 --batch-size 256 \
-	    --test-examples 128 --micro-batch-size 32 --epochs 5 --measured-epochs 2 5 \
-	    --measured-batches 2 --landscape-points 3 --precision-check none \
-	    --task $$task --trajectory $$trajectory $(LOOK) --out runs/anatomy; done; done
 
 scale: $(VENV)/.experiments  ## What size, vocabulary and start do to sharpness, in runs/scale.
 	$(BIN)/python -m experiments scale $(STUDY) $(SHORT) --out runs/scale/translation-short \
@@ -95,7 +123,11 @@ results: $(VENV)/.experiments  ## results/, RESULTS.md and both READMEs from the
 	# Larger than all the rest, and nothing reads it there.
 	rm -f results/ablation/*/histogram.csv results/padding/*/histogram.csv \
 	  results/scale/*/*/histogram.csv results/atlas/histogram.csv
-	set -e; for run in small padding $(patsubst results/%,%,$(wildcard results/scale/*)) atlas/own atlas anatomy; do \
+	set -e; for seed in 0 1; do for task in translation mlm causal; do \
+	  if [ -d runs/start/seed-$$seed/$$task ]; then mkdir -p results/rates/start; \
+	    cp runs/start/seed-$$seed/$$task/README.md results/rates/start/$$task-$$seed.md; fi; done; done
+	set -e; for run in small padding $(patsubst results/%,%,$(wildcard results/scale/*)) atlas/own atlas anatomy \
+	  rates/seed-0/own rates/seed-1/own stability/translation stability/mlm; do \
 	  if [ -d results/$$run ]; then $(BIN)/python -m experiments report results/$$run; fi; done
 	$(BIN)/python -m experiments results RESULTS.md README.md results/README.md
 

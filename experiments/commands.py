@@ -277,33 +277,35 @@ def anatomy(
     out: APath,
     task: Task,
     trajectory: str = "adam",
-    epoch: int | None = None,
+    epoch: tuple[int, ...] = (),
     batch: int | None = None,
     options: Options = FINE,
 ) -> Command:
-    """Where the sharpness sits and what it is made of, at one point, then the report.
+    """Where the sharpness sits and what it is made of, at a point or several, then the report.
 
     Args:
       config: The study; a task's `checkpoint` may be a pretrained folder.
       out: Where records, checkpoints and the report go; the same command continues what is there.
       task: What the model learns.
       trajectory: The optimizer that trains up to the point; see `sharpness`.
-      epoch: Epoch of the point, counted from 1; the first measured one by default.
-      batch: Batch of that epoch, counted from 1; the first measured one by default.
+      epoch: Epochs, counted from 1, each with its point; the first measured one by default.
+      batch: Batch of each epoch, counted from 1; the first measured one by default.
       options: How finely each quantity is measured.
     """
-    config.check_point(epoch, batch)
+    epochs = epoch or (None,)
+    for at in epochs:
+        config.check_point(at, batch)
     config.rate_along(trajectory)
     if unknown := [a for a in options.directions if a not in config.measured(trajectory)]:
         raise ValueError(f"options.directions must be measured there, got {', '.join(unknown)}")
     if task != "translation" and (of := {*PADDING} & {*options.instruments}):
         raise ValueError(f"options.instruments: {', '.join(sorted(of))} need --task translation")
-    return study_command(
-        config,
-        Location(out, mesh="data=1"),
-        (task,),
-        lambda study: study.anatomy(task, trajectory, epoch, batch, options),
-    )
+
+    def stages(study: "Study") -> None:
+        for at in epochs:
+            study.anatomy(task, trajectory, at, batch, options)
+
+    return study_command(config, Location(out, mesh="data=1"), (task,), stages)
 
 
 def make_plan(

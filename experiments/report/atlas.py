@@ -1,5 +1,6 @@
 """Many optimizers side by side: at shared points, and each on its own trajectory at equal loss."""
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -304,7 +305,9 @@ def correlation_table(shared: Run | None, own: Run) -> Table | None:
       shared: The run on shared trajectories, if there is one.
       own: The run of each optimizer on its own, which has the losses.
     """
-    lines = []
+    lines: list[tuple] = []
+    quantities = _QUANTITIES if shared else _QUANTITIES[:-1]
+    correlated = functools.partial(_correlated, quantities)
     for task in own.tasks(Own):
         seed, rows = _of_first_seed(own, task)
         reached = _reached(own, task, seed)
@@ -312,16 +315,16 @@ def correlation_table(shared: Run | None, own: Run) -> Table | None:
         level = level_of(rows, reached)
         at = number(level, 4)
         found = at_level(rows, level).set_index("algorithm").to_dict("index")
-        lines.append(_correlated(f"{name}, each on its own", at, reached, found))
+        lines.append(correlated(f"{name}, each on its own", at, reached, found))
         relative = {r.algorithm for r in rows if r.learning_rate == "relative"}
         searched = {name: loss for name, loss in reached.items() if name not in relative}
         if len(reached) > len(searched) >= FEWEST:
             place = f"{name}, each on its own at a searched rate"
-            lines.append(_correlated(place, at, searched, found))
+            lines.append(correlated(place, at, searched, found))
         for column in columns(shared) if shared else ():
             if column[0] == task:
-                means = _means(shared.of(column), reached)
-                lines.append(_correlated(paper.column_name(column), "–", reached, means))
+                means = _means([*shared.of(column), *shared.of(column, Search)], reached)
+                lines.append(correlated(paper.column_name(column), "–", reached, means))
     if not lines:
         return None
     caption = (
@@ -331,28 +334,33 @@ def correlation_table(shared: Run | None, own: Run) -> Table | None:
         "where its trajectory comes down to the test loss given. Adafactor’s relative rate is not "
         "searched."
     )
-    header = ("", "test loss", "optimizers", "ρ of sharpness", "ρ of predicted decrease")
+    if shared:
+        caption += " The best decrease is the real one along the direction, at the searched points."
+    header = ("", "test loss", "optimizers", *(f"ρ of {q.replace('_', ' ')}" for q in quantities))
     return Table("Do the sharp ones end higher?", header, lines, caption)
 
 
-_QUANTITIES = ("sharpness", "predicted_decrease")
+_QUANTITIES = ("sharpness", "predicted_decrease", "best_decrease")
 
 
-def _means(rows: list[Sharpness], names: Iterable[str]) -> dict[str, dict[str, float]]:
+def _means(rows: list[Any], names: Iterable[str]) -> dict[str, dict[str, float]]:
     """[algorithm][quantity] over all points, of those that are measured there."""
     found = {name: [r for r in rows if r.algorithm == name] for name in names}
     return {
-        name: {q: mean(getattr(r, q) for r in mine) for q in _QUANTITIES}
+        name: {q: mean(getattr(r, q) for r in mine if hasattr(r, q)) for q in _QUANTITIES}
         for name, mine in found.items()
         if mine
     }
 
 
-def _correlated(place: str, level: str, reached: dict, found: Mapping[Any, Any]) -> tuple:
+def _correlated(
+    quantities: Iterable[str], place: str, level: str, reached: dict, found: Mapping[Any, Any]
+) -> tuple:
     names = [name for name in reached if name in found]
     cells = []
-    for quantity in _QUANTITIES:
-        got = ranks([found[n][quantity] for n in names], [reached[n] for n in names])
+    for quantity in quantities:
+        values = [found[n].get(quantity, math.nan) for n in names]
+        got = ranks(values, [reached[n] for n in names])
         said = interval(got.correlation, got.low, got.high, 2)
         cells.append((said if math.isfinite(got.correlation) else "n/a", got.count))
     return place, level, str(max(count for _, count in cells)), *(said for said, _ in cells)

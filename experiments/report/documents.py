@@ -24,12 +24,13 @@ from experiments.report import (
     facts,
     padding,
     scale,
+    stability,
     table,
     tables,
 )
-from experiments.report.recorded import Run
+from experiments.report.recorded import Joined, Run
 from experiments.report.table import Table, number, plus_minus
-from experiments.rows import Convergence, Sharpness
+from experiments.rows import Convergence, Row, Sharpness, Tuning
 
 _NOT_RUN = "not run yet"
 _BLOCK_NOT_RUN = "*Not run yet.*"
@@ -43,9 +44,10 @@ class Sources:
         self.run = functools.cache(self._run)
 
     def _run(self, folder: str) -> Run | None:
-        """The run in a folder beside the study's records."""
-        path = self.directory.parent / folder
-        return Run(path) if any(path.glob("*.csv")) else None
+        """The run in a folder beside the study's records; all that a pattern finds, as one."""
+        paths = sorted(self.directory.parent.glob(folder))
+        found = [Run(path) for path in paths if any(path.glob("*.csv"))]
+        return Joined(found) if len(found) > 1 else next(iter(found), None)
 
     @property
     def main(self) -> Run | None:
@@ -167,6 +169,21 @@ def _control(make: Callable) -> Callable:
     return block
 
 
+def _here_or_in(make: Callable, table: type[Row] | None = None) -> Callable:
+    """A block of the study, or of the run in a folder beside its records, if the table has rows."""
+
+    def block(sources: Sources, folder: str = "") -> Table | None:
+        run = sources.run(folder) if folder else sources.main
+        return make(run) if run and (table is None or run[table]) else None
+
+    return block
+
+
+def _tuning(sources: Sources, task: str, folder: str = "") -> Table | None:
+    """The losses of every rate that was tried."""
+    return _here_or_in(functools.partial(tables.tuning_table, task=task), Tuning)(sources, folder)
+
+
 def _scale(make: Callable) -> Callable:
     """A block of a scale study, in `scale/TASK` or `scale/TASK-…` beside the study's records."""
 
@@ -185,14 +202,14 @@ def _atlas(sources: Sources, task: str, trajectory: str, folder: str = "atlas") 
     return atlas.shared_table(run, task, trajectory)
 
 
-def _atlas_own(sources: Sources, task: str) -> Table | None:
+def _atlas_own(sources: Sources, task: str, folder: str = "atlas/own") -> Table | None:
     """Optimizers each on its own trajectory."""
-    run = sources.run("atlas/own")
+    run = sources.run(folder)
     return atlas.own_table(run, task) if run and task in run.tasks(Own) else None
 
 
-def _atlas_ranks(sources: Sources) -> Table | None:
-    own = sources.run("atlas/own")
+def _atlas_ranks(sources: Sources, folder: str = "atlas/own") -> Table | None:
+    own = sources.run(folder)
     return atlas.correlation_table(sources.run("atlas"), own) if own else None
 
 
@@ -298,9 +315,10 @@ BLOCKS: dict[str, Callable] = {
     "seed-held": _main(_seed_held),
     "summary": _main(_summary),
     "sharpness": _main(_sharpness),
-    "claims": _main(tables.claim_table),
-    "final-losses": _main(lambda run: tables.final_table(run) if run.tasks(Convergence) else None),
-    "control-losses": _control(tables.final_table),
+    "claims": _here_or_in(tables.claim_table),
+    "rates": _here_or_in(tables.rate_table, Convergence),
+    "final-losses": _here_or_in(tables.final_table, Convergence),
+    "tuning": _tuning,
     "control-held": _control(lambda run: _count(run.claims)),
     "control-sharpness": _control(_sharpness),
     "control-costs": _control(lambda run: _cost_table([("study", run)])),
@@ -329,6 +347,7 @@ BLOCKS: dict[str, Callable] = {
     "atlas-held": _shared_atlas(lambda run: _count(run.claims)),
     "atlas-own": _atlas_own,
     "atlas-ranks": _atlas_ranks,
+    "stability": _here_or_in(stability.table),
     "anatomy": _anatomy,
     "anatomy-context": _point(anatomy_tables.context),
     "anatomy-correlation": _point(anatomy_tables.conjecture),

@@ -20,6 +20,7 @@ from experiments.report import (
     facts,
     figures,
     interactive,
+    stability,
     tables,
 )
 from experiments.report import table as made
@@ -118,6 +119,8 @@ def make_parts(run: Run) -> Iterator[Part]:
         found = (atlas.own_table(run, task) for task in trained_alone)
         ranks = atlas.correlation_table(None, run)
         yield Part("own", "Each on its own trajectory", [*pictures("own"), *found, ranks])
+    if margins := stability.table(run):
+        yield Part("stability", "Stability along training", [*pictures("stability"), margins])
     for point, rows in run.points.items():
         where = f"{paper.column_name(point[:2])}, epoch {point[3]}, batch {point[4]}"
         title = f"Anatomy of sharpness: {where}"

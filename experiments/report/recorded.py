@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,23 @@ class Run:
         """The tasks that a table has rows of, in the paper's order."""
         present = {row.task for row in self[table]}
         return [task for task in paper.TASKS if task in present]
+
+
+class Joined(Run):
+    """Several runs that differ in their seed and their start alone, told of as one.
+
+    Args:
+      runs: At least one; the first has the configuration.
+    """
+
+    def __init__(self, runs: Sequence[Run]):
+        self._parts = runs
+        super().__init__(runs[0].directory)
+
+    def __getitem__(self, table: type[Row]) -> list[Any]:
+        if table not in self._rows:
+            self._rows[table] = [row for run in self._parts for row in run[table]]
+        return self._rows[table]
 
 
 def frame(rows: list[Any], table: type[Row]) -> pandas.DataFrame:

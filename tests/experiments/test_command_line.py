@@ -296,6 +296,7 @@ def one_line(words, capsys) -> str:
         ("--seed 1 reproduce", "the command must be first, one of .* got '--seed'"),
         ("anatomy --out x --task mlm --epoch 0", r"epoch must lie in \[1, 5\], got 0"),
         ("anatomy --out x --task mlm --epoch 99", r"epoch must lie in \[1, 5\], got 99"),
+        ("anatomy --out x --task mlm --epoch 1 9", r"epoch must lie in \[1, 5\], got 9"),
         ("anatomy --out x --task mlm --batch 0", r"batch must lie in \[1, 10\], got 0"),
         ("reproduce --out x --mesh data=1,data=2", "mesh names data twice"),
         ("reproduce --out= --seed 1", "a path must not be empty; this directory is ."),

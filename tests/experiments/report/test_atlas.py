@@ -159,6 +159,17 @@ def test_the_ranks_are_of_sharpness_with_the_loss_reached(run):
     ends = [-algorithms.OWN.index(n) for n in names]
     expected = scipy.stats.spearmanr(place, ends).statistic
     assert table.rows[1][3].startswith(f"{expected:.2f} [".replace("-", "−"))
+    assert [row[5] for row in table.rows] == ["n/a", "n/a"]  # All go equally far; not known there.
+    assert len(atlas.correlation_table(None, own).header) == len(table.header) - 1
+
+
+def test_how_far_each_would_go_ranks_with_the_loss_reached(run, tmp_path):
+    far = {name: {"best_decrease": float(i)} for i, name in enumerate(algorithms.OWN)}
+    rows = [dataclasses.replace(r, **far.get(r.algorithm, {})) for r in run[Search]]
+    records.append(tmp_path, [*run[Sharpness], *rows])
+    records.append(tmp_path / "own", alone())
+    table = atlas.correlation_table(Run(tmp_path), Run(tmp_path / "own"))
+    assert table.rows[1][5].startswith("−1.00 [")  # The i-th ends the lower, the larger i.
 
 
 def test_rates_that_were_not_searched_are_told_apart(tmp_path):

@@ -15,7 +15,7 @@ from experiments.__main__ import main
 from experiments.report import anatomy_figures, claims, documents, figures, page
 from experiments.report.figure_files import Drawn
 from experiments.rows import Scales, Sharpness
-from tests.experiments.report import test_atlas, test_scale
+from tests.experiments.report import test_atlas, test_scale, test_stability
 from tests.experiments.report.test_claims import changed, synthetic_rows
 from tests.experiments.report.test_padding import write_arm
 from tests.experiments.report.test_page import PROVENANCE
@@ -86,6 +86,14 @@ def sources(tmp_path_factory):
     _write(root / "controls" / "rate", list(synthetic_rows(epochs=(2,), batches=1)), arm)
     _write(root / "atlas", list(synthetic_rows(epochs=(2,), batches=2)), arm)
     _write(root / "atlas" / "own", test_atlas.alone(), arm)
+    along = test_stability.spectrum(("sgd", 0, 1, 3), 1.9) + test_stability.spectrum(("sgd", 0, 2, 1), 3.8)
+    _write(root / "stability", along, arm)
+    _write(root / "rates" / "seed-0", test_atlas.alone(), arm)
+    other = [
+        dataclasses.replace(r, seed=1, learning_rate="0.2", loss=r.loss + 1)
+        for r in test_atlas.alone()
+    ]
+    _write(root / "rates" / "seed-1", other, arm)
     _write(root / "atlas-short", list(synthetic_rows(epochs=(2,), batches=1)), arm)
     for kind, length in (("masked", 16), ("counted", 32)):
         write_arm(root / "padding", kind, length, sharpness=6.0)
@@ -123,7 +131,6 @@ def block(sources, words):
 
 ARGUMENTS = {
     "sharpness": "translation sgd",
-    "control-losses": "rate",
     "seed-held": "0",
     "control-held": "rate",
     "control-costs": "rate",
@@ -133,6 +140,8 @@ ARGUMENTS = {
     "figures": "landscape",
     "atlas": "translation sgd",
     "atlas-own": "mlm",
+    "stability": "stability",
+    "tuning": "mlm",
     "scale": "translation sgd 2",
     "scale-distance": "translation sgd 2",
     "scale-costs": "translation",
@@ -180,6 +189,11 @@ def test_every_block_of_a_whole_run_and_of_none(name, sources, tmp_path):
         ("atlas translation sgd atlas-none / SGD / ratio", "not run yet"),
         ("atlas-held", "28 of 28"),
         ("atlas-own mlm / Adam / rate", "0.1"),
+        ("atlas-own mlm rates/seed-0 / Adam / rate", "0.1"),
+        ("rates rates/seed-* / Adam / Masked language modelling", "0.1, 0.2"),
+        ("final-losses rates/seed-0 / Adam / Masked language modelling", "−3.50"),
+        ("final-losses rates/seed-* / Adam / Masked language modelling", "−3.00 ± 0.71"),
+        ("final-losses rates/none-* / Adam / Masked language modelling", "not run yet"),
         ("atlas-own translation / Adam / rate", "not run yet"),
         ("atlas-ranks / Masked language modelling, each on its own / optimizers", "10"),
         ("anatomy / clipping SGD’s momentum: best fraction / "

@@ -135,6 +135,17 @@ def test_loss_of_logits_is_the_mean_over_examples_of_the_mean_over_tokens():
     np.testing.assert_allclose(found, np.mean(each), rtol=1e-6)
 
 
+@pytest.mark.parametrize(("epoch", "asked"), [((), [None]), ((2,), [2]), ((1, 2), [1, 2])])
+def test_the_command_looks_at_each_epoch_that_is_named(epoch, asked, monkeypatch):
+    seen = []
+    study = SimpleNamespace(anatomy=lambda *words: seen.append(words))
+    monkeypatch.setattr(
+        commands, "study_command", lambda config, where, names, stages, **_: stages(study)
+    )
+    commands.anatomy(config(), commands.Path("x"), "mlm", "sgd", epoch, 3, Options())
+    assert seen == [("mlm", "sgd", at, 3, Options()) for at in asked]
+
+
 @pytest.mark.slow
 def test_a_tiny_run_resumes_item_by_item(tmp_path):
     options = Options(
