@@ -33,6 +33,10 @@ from sharpjax.taylor import Expansion, taylor
 # as those of the unit direction: nothing on the way to them leaves float32's range.
 _SAFE = 2.0**-20, 2.0**20
 
+# All directions together, up to which one program goes through them in a loop: for each call XLA
+# takes its temporaries from the system anew, which for small models costs as much as half of it.
+_LOOPED_BYTES = 2**28
+
 
 def is_traced(*trees: Any) -> bool:
     """Whether a transformation is at work, on some of these or, as `jit` is, on all there is."""
@@ -109,12 +113,41 @@ def _summary(losses, slopes, sharpnesses, norms) -> Expansion:
 # A program for all directions ---------------------------------------------------------------------
 
 
-def one_by_one(objective: Objective, make: Callable, count: int, method, chunk) -> Expansion:
+def held(objective: Objective, updates: list, method: str, chunk: int) -> Expansion:
+    """The same of directions that are there, outside of transformations."""
+    updates = [jax.tree.map(jnp.asarray, u) for u in updates]
+    looped = chunk == 1 and _may_be_looped(objective, updates)
+    return one_by_one(
+        objective,
+        updates.__getitem__,
+        len(updates),
+        method,
+        len(updates) if looped else chunk,
+        run=_along_in_turn if looped else _along,
+    )
+
+
+def _may_be_looped(objective: Objective, updates: list) -> bool:
+    """Whether directions are several, small, and on one device, as all else is."""
+    leaves = jax.tree.leaves((objective.params, objective.batches, objective.traced, updates))
+    on_one = all(len(x.sharding.device_set) == 1 for x in leaves if isinstance(x, jax.Array))
+    held = sum(x.nbytes for x in jax.tree.leaves(updates))
+    return len(updates) > 1 and on_one and held <= _LOOPED_BYTES
+
+
+def one_by_one(
+    objective: Objective,
+    make: Callable,
+    count: int,
+    method: str,
+    chunk: int,
+    run: Callable | None = None,
+) -> Expansion:
     """The same of directions `make(k)`, outside of transformations.
 
     A direction is measured as it is, and its numbers are divided by its length: only one of extreme
     length is made a unit direction first. What is found is waited for, so that the temporaries of
-    no two directions, or micro-batches, are held at once.
+    no two chunks, or micro-batches, are held at once. `run` measures a chunk; None is `_along`.
     """
     objective = _on_device(objective)
     sizes = [_size(objective, make(k)) for k in range(count)]
@@ -122,7 +155,7 @@ def one_by_one(objective: Objective, make: Callable, count: int, method, chunk) 
     def measure(along, some):
         made = [_measurable(objective, make(k), sizes[k], along.func.narrow) for k in some]
         directions, lengths = zip(*made, strict=True)
-        slopes, sharpnesses = jax.device_get(objective.run(_along, along, [*directions]))
+        slopes, sharpnesses = jax.device_get(objective.run(run or _along, along, [*directions]))
         lengths = np.asarray(lengths, slopes.dtype)
         return slopes / lengths, sharpnesses / lengths**2
 
@@ -268,6 +301,14 @@ def _along(objective, along, directions):
     if len(directions) == 1:
         return [x[None] for x in one(directions[0])]
     return _along_all(one, directions)
+
+
+def _along_in_turn(objective, along, directions):
+    """The same, one direction after the other, in the memory of one."""
+    inputs = _inputs(objective)
+    directions = [objective.like_params(u) for u in directions]
+    stacked = jax.tree.map(lambda *us: jnp.stack(us), *directions)
+    return jax.lax.map(lambda v: along(inputs, v), stacked)
 
 
 def _inputs(objective) -> list:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from sharpjax._checks import check_choice
-from sharpjax._expansions import compiled, in_one_program, is_traced, one_by_one
+from sharpjax._expansions import compiled, held, in_one_program, is_traced, one_by_one
 from sharpjax.objective import (
     LossFn,
     Objective,
@@ -257,8 +257,7 @@ def compile_directions(
 
 def _measure(objective: Objective, updates: list, method: str, chunk: int) -> Expansion:
     if not is_traced(objective.params, objective.batches, objective.traced, updates):
-        updates = [jax.tree.map(jnp.asarray, u) for u in updates]
-        return one_by_one(objective, updates.__getitem__, len(updates), method, chunk)
+        return held(objective, updates, method, chunk)
     return objective.run(_measure_in_one, updates, method=method, chunk=chunk)
 
 

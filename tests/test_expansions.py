@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import sharpjax
+from sharpjax import _expansions
 from sharpjax._expansions import _Along
 from sharpjax._programs import without_constants
 from tests.devices import on_eight_devices
@@ -41,6 +42,18 @@ def test_the_same_inside_of_jit_at_any_length(method, chunk):
         np.testing.assert_allclose(outside[name].sharpness, outside["one"].sharpness, rtol=1e-5)
     assert outside["zero"].slope == 0 and np.isnan(outside["zero"].sharpness)
     assert np.isnan(outside["nan"].slope) and np.isfinite(outside["nan"].loss)
+
+
+@pytest.mark.parametrize("method", ("adjoint", "forward", "reverse"))
+def test_in_turn_by_one_call_is_a_call_each(method, monkeypatch):
+    scales = {"one": 1.0, "tiny": 1e-30, "huge": 1e30, "zero": 0.0}
+    updates = {name: np.asarray(scale * U) for name, scale in scales.items()}
+    measure = functools.partial(
+        sharpjax.measure_directions, loss, X, updates, BATCHES, method=method
+    )
+    together = measure()
+    monkeypatch.setattr(_expansions, "_LOOPED_BYTES", 0)
+    chex.assert_trees_all_close(together, measure(), rtol=1e-6)
 
 
 def test_a_directions_program_does_not_hold_its_constants():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import itertools
 import json
 import os
 import re
@@ -86,8 +87,8 @@ def sources(tmp_path_factory):
     _write(root / "controls" / "rate", list(synthetic_rows(epochs=(2,), batches=1)), arm)
     _write(root / "atlas", list(synthetic_rows(epochs=(2,), batches=2)), arm)
     _write(root / "atlas" / "own", test_atlas.alone(), arm)
-    along = test_stability.spectrum(("sgd", 0, 1, 3), 1.9) + test_stability.spectrum(("sgd", 0, 2, 1), 3.8)
-    _write(root / "stability", along, arm)
+    along = (test_stability.spectrum(("sgd", 0, epoch, 1), 1.9) for epoch in (1, 2))
+    _write(root / "stability", [*itertools.chain(*along)], arm)
     _write(root / "rates" / "seed-0", test_atlas.alone(), arm)
     other = [
         dataclasses.replace(r, seed=1, learning_rate="0.2", loss=r.loss + 1)

@@ -9,8 +9,8 @@ from experiments.anatomy_rows import Ritz
 from experiments.explanation_rows import Preconditioned
 from experiments.report import page, stability
 from experiments.report.recorded import Run
-from tests.experiments.report.test_page import PROVENANCE
 from sharpjax import plot
+from tests.experiments.report.test_page import PROVENANCE
 
 RATE = 0.5
 STUDY = dataclasses.replace(

@@ -2,12 +2,13 @@
 
 import functools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from experiments import anatomy_rows as rows
-from experiments import paper, records
+from experiments import commands, paper, records
 from experiments.__main__ import main
 from experiments.explanation_rows import PaddingGroup, PaddingPart
 from experiments.report import anatomy_figures
