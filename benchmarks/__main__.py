@@ -6,7 +6,7 @@ import sys
 
 NAMES = (
     *("threshold", "compile", "directions", "scaling", "anatomy", "train", "monitor", "study"),
-    *("remat", "plan", "paper", "demo", "accelerator", "report"),
+    *("remat", "plan", "paper", "demo", "scan", "accelerator", "report"),
 )
 
 

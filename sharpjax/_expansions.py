@@ -33,8 +33,8 @@ from sharpjax.taylor import Expansion, taylor
 # as those of the unit direction: nothing on the way to them leaves float32's range.
 _SAFE = 2.0**-20, 2.0**20
 
-# All directions together, up to which one program goes through them in a loop: for each call XLA
-# takes its temporaries from the system anew, which for small models costs as much as half of it.
+# All directions together, up to which one call goes through them in a loop on a CPU. XLA takes its
+# temporaries from the system anew for each call there, a third of the time of a small model.
 _LOOPED_BYTES = 2**28
 
 
@@ -117,37 +117,27 @@ def held(objective: Objective, updates: list, method: str, chunk: int) -> Expans
     """The same of directions that are there, outside of transformations."""
     updates = [jax.tree.map(jnp.asarray, u) for u in updates]
     looped = chunk == 1 and _may_be_looped(objective, updates)
-    return one_by_one(
-        objective,
-        updates.__getitem__,
-        len(updates),
-        method,
-        len(updates) if looped else chunk,
-        run=_along_in_turn if looped else _along,
-    )
+    chunk = len(updates) if looped else chunk
+    return one_by_one(objective, updates.__getitem__, len(updates), method, chunk, looped)
 
 
 def _may_be_looped(objective: Objective, updates: list) -> bool:
-    """Whether directions are several, small, and on one device, as all else is."""
+    """Whether directions are several, small, and on a single CPU, as all else is."""
     leaves = jax.tree.leaves((objective.params, objective.batches, objective.traced, updates))
-    on_one = all(len(x.sharding.device_set) == 1 for x in leaves if isinstance(x, jax.Array))
-    held = sum(x.nbytes for x in jax.tree.leaves(updates))
-    return len(updates) > 1 and on_one and held <= _LOOPED_BYTES
+    devices = {d for x in leaves if isinstance(x, jax.Array) for d in x.sharding.device_set}
+    alone = len(devices) == 1 and next(iter(devices)).platform == "cpu"
+    size = sum(x.nbytes for x in jax.tree.leaves(updates))
+    return alone and len(updates) > 1 and size <= _LOOPED_BYTES
 
 
 def one_by_one(
-    objective: Objective,
-    make: Callable,
-    count: int,
-    method: str,
-    chunk: int,
-    run: Callable | None = None,
+    objective: Objective, make: Callable, count: int, method: str, chunk: int, looped: bool = False
 ) -> Expansion:
     """The same of directions `make(k)`, outside of transformations.
 
     A direction is measured as it is, and its numbers are divided by its length: only one of extreme
     length is made a unit direction first. What is found is waited for, so that the temporaries of
-    no two chunks, or micro-batches, are held at once. `run` measures a chunk; None is `_along`.
+    no two chunks, or micro-batches, are held at once. A chunk is measured together, or `looped`.
     """
     objective = _on_device(objective)
     sizes = [_size(objective, make(k)) for k in range(count)]
@@ -155,7 +145,12 @@ def one_by_one(
     def measure(along, some):
         made = [_measurable(objective, make(k), sizes[k], along.func.narrow) for k in some]
         directions, lengths = zip(*made, strict=True)
-        slopes, sharpnesses = jax.device_get(objective.run(run or _along, along, [*directions]))
+        if looped:  # Stacked by the host: that compiles nothing.
+            stacked = jax.tree.map(lambda *us: np.stack(us), *directions)
+            found = objective.run(_along_in_turn, along, stacked)
+        else:
+            found = objective.run(_along, along, [*directions])
+        slopes, sharpnesses = jax.device_get(found)
         lengths = np.asarray(lengths, slopes.dtype)
         return slopes / lengths, sharpnesses / lengths**2
 
@@ -304,11 +299,9 @@ def _along(objective, along, directions):
 
 
 def _along_in_turn(objective, along, directions):
-    """The same, one direction after the other, in the memory of one."""
+    """The same of stacked directions, one after the other, in the memory of one."""
     inputs = _inputs(objective)
-    directions = [objective.like_params(u) for u in directions]
-    stacked = jax.tree.map(lambda *us: jnp.stack(us), *directions)
-    return jax.lax.map(lambda v: along(inputs, v), stacked)
+    return jax.lax.map(lambda v: along(inputs, objective.like_params(v)), directions)
 
 
 def _inputs(objective) -> list:
