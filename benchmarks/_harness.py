@@ -61,6 +61,16 @@ def compiled(*runs: Callable[[], Any]) -> list[Any]:
         return list(threads.map(lambda run: jax.block_until_ready(run()), runs))
 
 
+def compile_seconds(run: Callable[[], Any]) -> float:
+    """Processor seconds that a first call takes more than a second one."""
+    spent = []
+    for _ in range(2):
+        started = time.process_time()
+        jax.block_until_ready(jax.tree.leaves(run()))
+        spent.append(time.process_time() - started)
+    return spent[0] - spent[1]
+
+
 def seconds_each(run: Callable[[], Any]) -> float:
     """Seconds per call; calls are repeated until they last long enough to be timed."""
     calls = 1

@@ -6,7 +6,6 @@ less that of a second one. `times_gradient` is over the same model's gradient.
 
 import argparse
 import functools
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -90,15 +89,8 @@ def clipping() -> dict[str, Callable[[], Any]]:
 
 def first_call(kind: str, size: int, name: str) -> list[dict[str, Any]]:
     """The row of one contender, in a process that has compiled nothing of it before."""
-    import jax
-
     runs = contenders(size) if kind == "model" else clipping()
-    seconds = []
-    for _ in range(2):
-        started = time.process_time()
-        jax.block_until_ready(jax.tree.leaves(runs[name]()))
-        seconds.append(time.process_time() - started)
-    return [{"compile_cpu_seconds": seconds[0] - seconds[1]}]
+    return [{"compile_cpu_seconds": _harness.compile_seconds(runs[name])}]
 
 
 def measure(kind: str, size: int, names: Sequence[str], repeats: int) -> list[dict[str, Any]]:

@@ -7,7 +7,6 @@ a cache; run times take turns. `times_own` is over the model as it is.
 
 import argparse
 import functools
-import time
 from collections.abc import Callable
 from statistics import median
 from typing import Any
@@ -74,7 +73,7 @@ def compare(
         runs["adjoint", name] = functools.partial(
             sharpjax.measure_directions, loss_fn, params, updates, batches, method="adjoint"
         )
-    compiling = {key: compile_seconds(run) for key, run in runs.items()}
+    compiling = {key: _harness.compile_seconds(run) for key, run in runs.items()}
     seconds = _harness.interleaved_seconds(runs, repeats=repeats, warmups=0)
     about = {"blocks": layers, "width": width, "batch": f"{examples}x{length}"}
     rows = []
@@ -86,16 +85,6 @@ def compare(
         row |= {"compile_times_own": compiling[mine] / compiling[other]}
         rows.append({"name": name, **about, **row, "run_times_own": median(ratios)})
     return rows
-
-
-def compile_seconds(run: Callable[[], Any]) -> float:
-    """Processor seconds that a first call takes more than a second one."""
-    spent = []
-    for _ in range(2):
-        started = time.process_time()
-        jax.block_until_ready(jax.tree.leaves(run()))
-        spent.append(time.process_time() - started)
-    return spent[0] - spent[1]
 
 
 def main(arguments: list[str]) -> None:

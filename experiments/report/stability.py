@@ -35,10 +35,15 @@ class Point(NamedTuple):
     edge: float  # Of the optimizer's stability; nan if none is known.
 
     @property
-    def share(self) -> float:
-        """Of the edge, by SGD's λ max or Adam's preconditioned one."""
+    def decisive(self) -> float:
+        """What the edge is of: Adam's preconditioned eigenvalue, any other optimizer's λ max."""
         held = self.preconditioned if self.trajectory[1] == "adam" else self.largest
-        return held[0] / self.edge
+        return held[0]
+
+    @property
+    def share(self) -> float:
+        """Of the edge."""
+        return self.decisive / self.edge
 
 
 def points(run: Run) -> list[Point]:
@@ -105,7 +110,7 @@ def figure(found: list[Point], style: plot.Style) -> Figure:
     for trajectory, mine in grouped((p.trajectory, p) for p in found).items():
         look: Any = style.line(trajectory[1]) | {"marker": "o", "markersize": 4}
         steps = [p.step for p in mine]
-        axis.plot(steps, [_shown(p)[0] for p in mine], label=_name(trajectory), **look)
+        axis.plot(steps, [p.decisive for p in mine], label=_name(trajectory), **look)
         if math.isfinite(mine[0].edge):
             axis.axhline(mine[0].edge, color=look["color"], ls=":", lw=1.2)
     axis.set_yscale("log")
@@ -114,10 +119,6 @@ def figure(found: list[Point], style: plot.Style) -> Figure:
     axis.grid(alpha=0.25)
     axis.legend(fontsize=8)
     return made
-
-
-def _shown(point: Point) -> tuple[float, float]:
-    return point.preconditioned if point.trajectory[1] == "adam" else point.largest
 
 
 def figures(run: Run, style: plot.Style) -> Iterable[tuple[str, str, str, Callable[[], Figure]]]:
