@@ -22,7 +22,8 @@ def draw_all(run: Run) -> Iterator[Drawn]:
     """Draws every figure that a run's records allow into its folder, in the report's order."""
     tables = (Sharpness, Landscape, Histogram, Convergence)
     sharpness, landscape, histogram, convergence = map(run.frame, tables)
-    style = plot.Style(algorithms.in_order([*sharpness["algorithm"], *convergence["algorithm"]]))
+    names = [*sharpness["algorithm"], *convergence["algorithm"], *(at[1] for at in run.points)]
+    style = plot.Style(algorithms.in_order(names))
     save = functools.partial(write, run.directory)
     if len(sharpness):
         columns = in_order_of_paper(sharpness)

@@ -1,7 +1,7 @@
 """How near an optimizer's own training is to the edge of its stability, point by point.
 
-SGD with momentum, x ← x − η·m, m ← βm + g, is stable on a quadratic with λ max < (2 + 2β)/η; Adam,
-P held fixed, where the largest eigenvalue of P^(−½)HP^(−½) is below `sharpjax.adaptive_edge`.
+The study's SGD, x ← x − η·m with m ← βm + (1 − β)g, is stable on a quadratic where λ max is below
+`sharpjax.adaptive_edge`; Adam, P held fixed, where the largest eigenvalue of P^(−½)HP^(−½) is.
 """
 
 import math
@@ -17,10 +17,10 @@ from experiments.report.claims import grouped
 from experiments.report.recorded import Run, as_spectrum
 from experiments.report.table import Table, number, percent, with_error
 from experiments.rows import RitzValue
-from sharpjax import plot
+from sharpjax import adaptive_edge, plot
+from sharpjax.named import parse
 from sharpjax.plot import label
-
-_MOMENTUM = 0.9  # Of the paper's SGD.
+from sharpjax.plot.style import clipped
 
 
 class Point(NamedTuple):
@@ -32,7 +32,7 @@ class Point(NamedTuple):
         float, float
     ]  # λ max, and how far an eigenvalue is at most; nan if not measured.
     preconditioned: tuple[float, float]  # The same of P^(−½)HP^(−½) by Adam's P.
-    edge: float  # Of the optimizer's stability; nan if none is known.
+    edge: float  # Of the optimizer's stability unclipped; nan if none is known.
 
     @property
     def decisive(self) -> float:
@@ -54,8 +54,8 @@ def points(run: Run) -> list[Point]:
         if not rows[Ritz] and not rows[Preconditioned]:
             continue
         edge = max((r.edge for r in rows[Preconditioned]), default=math.nan)
-        if trajectory == "sgd":
-            edge = (2 + 2 * _MOMENTUM) / run.rate_along(trajectory)
+        if parse(trajectory).base == "sgd" and (rate := run.rate_along(trajectory)) > 0:
+            edge = adaptive_edge(rate)
         tops = _top(rows[Ritz]), _top(rows[Preconditioned])
         step = (epoch - 1) * per_epoch + batch
         found.append(Point((task, trajectory, seed), step, *tops, edge))
@@ -86,9 +86,9 @@ def table(run: Run) -> Table | None:
         return None
     caption = (
         "Largest eigenvalues of the test loss’s Hessian H and, by Adam’s P = √v̂ + ε, of "
-        "P^(−½)HP^(−½), ± within how much an eigenvalue is. The edge, with β = 0.9: SGD’s is "
-        "(2 + 2β)/η, of λ max; Adam’s is (2 + 2β)/((1 − β)η), of the preconditioned one, P held "
-        "fixed. Of a clipped optimizer none is known. The last column is in per cent of the edge."
+        "P^(−½)HP^(−½), ± within how much an eigenvalue is. The edge is (2 + 2β)/((1 − β)η) with "
+        "β = 0.9: for SGD of λ max, for Adam of the preconditioned one, P held fixed. Clipped SGD "
+        "has what SGD’s would be at the same rate. The last column is in per cent of the edge."
     )
     header = ("", "λ max", "preconditioned", "edge", "of the edge")
     return Table("How near to the edge of stability", header, lines, caption)
@@ -99,8 +99,12 @@ def _held(top: tuple[float, float]) -> str:
 
 
 def _name(trajectory: tuple[str, str, int]) -> str:
-    task, optimizer, seed = trajectory
-    return f"{paper.TASKS[task]}, {label(optimizer)}" + f", seed {seed}" * (seed > 0)
+    return f"{paper.TASKS[trajectory[0]]}, {_of_seed(trajectory)}"
+
+
+def _of_seed(trajectory: tuple[str, str, int]) -> str:
+    _, optimizer, seed = trajectory
+    return label(optimizer) + f", seed {seed}" * (seed > 0)
 
 
 def figure(found: list[Point], style: plot.Style) -> Figure:
@@ -110,9 +114,10 @@ def figure(found: list[Point], style: plot.Style) -> Figure:
     for trajectory, mine in grouped((p.trajectory, p) for p in found).items():
         look: Any = style.line(trajectory[1]) | {"marker": "o", "markersize": 4}
         steps = [p.step for p in mine]
-        axis.plot(steps, [p.decisive for p in mine], label=_name(trajectory), **look)
+        axis.plot(steps, [p.decisive for p in mine], label=_of_seed(trajectory), **look)
         if math.isfinite(mine[0].edge):
-            axis.axhline(mine[0].edge, color=look["color"], ls=":", lw=1.2)
+            if_unclipped = "-." if any(clipped(trajectory[1])) else ":"
+            axis.axhline(mine[0].edge, color=look["color"], ls=if_unclipped, lw=1.2)
     axis.set_yscale("log")
     axis.set_xlabel("step")
     axis.set_ylabel("largest eigenvalue")
@@ -130,6 +135,6 @@ def figures(run: Run, style: plot.Style) -> Iterable[tuple[str, str, str, Callab
             f"stability_{task}",
             f"The largest eigenvalue along training: {paper.TASKS[task]}",
             "Of the Hessian, and for Adam of the Hessian preconditioned by its P. Dotted: the edge "
-            "of stability at the rate of the run.",
+            "of stability at the rate of the run; dash-dotted: SGD’s at the rate of clipped SGD.",
             lambda mine=mine: figure(mine, style),
         )
