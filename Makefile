@@ -22,7 +22,7 @@ RUNS := small $(WARMUPS:%=ablation/warmup-%) $(CONTROLS:%=controls/%) $(PADDING:
   quick lint clean
 
 demo: $(VENV)/.experiments  ## The main job in miniature: records, tables and report in runs/demo.
-	$(BIN)/python -m experiments reproduce --preset demo --out runs/demo
+	$(BIN)/python -m experiments reproduce --preset demo --beside --out runs/demo
 
 small: $(VENV)/.experiments  ## The study, in runs/small; the same command continues it.
 	$(BIN)/python -m experiments reproduce $(STUDY) --replicates 2 --out runs/small

@@ -62,6 +62,7 @@ def profile(cache: str, overrides: dict[str, Any]) -> list[dict[str, Any]]:
         config = dataclasses.replace(PRESETS["demo"], **overrides)
         with Profiled(Path(folder), config, Watch()).open() as study:
             study.reproduce()
+            study.beside()
         before = clocks()
         write_report(Run(folder))
         add("report", before)

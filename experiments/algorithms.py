@@ -27,6 +27,10 @@ OWN = (  # Those of them that train too, each at the rate that is best for it.
     *("lion", "sophia", "muon", "schedule_free_adamw"),
 )
 
+BESIDE = (  # What a small study looks at beside the paper's seven.
+    *("nesterov", "sign_momentum", "adabelief", "lion", "muon", "lamb"),
+)
+
 
 class AlgorithmError(ValueError):
     """A name that makes no optimizer here. One line: which, and why."""

@@ -39,14 +39,22 @@ WARMUPS = (0, 100, 300, 1000)
 ATTENDED, COUNTED = (64, 128), (32, 64)  # Tokens.
 
 
-def reproduce(config: Fields, where: Where) -> Command:
+def reproduce(config: Fields, where: Where, beside: bool = False) -> Command:
     """Both experiments on both tasks, then the report.
 
     Args:
       config: The study.
       where: Where it runs, and what it leaves.
+      beside: Whether six more optimizers, and padding that is attended and counted, are looked at
+        besides, at one point of SGD's trajectory in translation; in OUT/beside.
     """
-    return study_command(config, where, TASKS, lambda study: study.reproduce(), converging=TASKS)
+
+    def stages(study: "Study") -> None:
+        study.reproduce()
+        if beside:
+            study.beside()
+
+    return study_command(config, where, TASKS, stages, converging=TASKS)
 
 
 def sharpness(

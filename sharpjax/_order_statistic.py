@@ -226,7 +226,7 @@ def stride_of(n: int) -> int:
 
 def _strided(x: jax.Array, rows: int, stride: int) -> jax.Array:
     """Every `stride`-th element of each row, without moving the others of a partitioned array."""
-    mesh = _partitioning(x)
+    mesh = partitioning(x)
     if mesh is None or x.ndim == 0:  # A scalar lies whole on every device.
         return x.reshape(rows, -1)[:, ::stride].reshape(-1)
     # A gather at given places: each device looks up its own, and one all-reduce of the sample
@@ -278,7 +278,7 @@ def _count_leaf(x: jax.Array, pivots: jax.Array, *, dtype: Any, limit: int) -> t
     reached = [keys >= pivot for pivot in pivots]
     ones = [r.astype(jnp.uint32) for r in reached]
     candidates = [jnp.where(r, keys, none) for r in reached]
-    if _partitioning(x) is None:
+    if partitioning(x) is None:
         # One reduction of six operands: XLA:CPU splits single sums into trees that store what they
         # sum, which is ten times slower.
         out = lax.reduce(
@@ -329,7 +329,7 @@ def _merged(groups: Sequence[Sequence[jax.Array]], dtype: Any) -> tuple[list[jax
     most = _SMALL_FOR_LAUNCHES if alone else _SMALL
     for i, group in enumerate(groups):
         for x in group:
-            if x.size <= most and x.dtype == dtype and not _partitioning(x):
+            if x.size <= most and x.dtype == dtype and not partitioning(x):
                 small.setdefault(x.size if len(groups) > 1 else 0, []).append((i, x.reshape(-1)))
             else:
                 leaves.append(x)
@@ -344,11 +344,15 @@ def _merged(groups: Sequence[Sequence[jax.Array]], dtype: Any) -> tuple[list[jax
 # Meshes -------------------------------------------------------------------------------------------
 
 
-def _partitioning(x: jax.Array) -> Any:
+def partitioning(x: jax.Array) -> Any:
     """The mesh over which XLA may have split an array, None where it is whole or a shard."""
     for mesh in (jax.typeof(x).sharding.mesh, jax.sharding.get_abstract_mesh()):
         types = zip(mesh.axis_sizes, mesh.axis_types, strict=True) if not mesh.empty else ()
-        if any(size > 1 and kind != AxisType.Manual for size, kind in types):
+        # Types of Explicit axes say how an array is split even over one device.
+        if any(
+            kind == AxisType.Explicit or (size > 1 and kind == AxisType.Auto)
+            for size, kind in types
+        ):
             return mesh
     return None
 

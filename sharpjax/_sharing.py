@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from sharpjax import _programs as programs
+from sharpjax._places import on_mesh_of
 
 
 @functools.partial(
@@ -58,6 +59,7 @@ def init_once(init: Callable[[Any], Any], params: Any) -> Any:
     leaves, structure = jax.tree.flatten(init(params))
     of_params = set(map(id, jax.tree.leaves(params)))
     leaves = [jnp.copy(x) if id(x) in of_params else x for x in leaves]
+    leaves = on_mesh_of(params, leaves)
     try:
         numbers = programs.numbered(jax.make_jaxpr(init)(params))
     except Exception:  # What cannot be traced shares nothing.

@@ -12,6 +12,7 @@ import optax
 
 from sharpjax._arguments import join, plain
 from sharpjax._checks import check_choice, check_count, check_in_range
+from sharpjax._places import on_mesh_of
 from sharpjax.monitor import tolerant
 from sharpjax.named import named, own_rate
 from sharpjax.objective import LossFn, Params, objective, result, static
@@ -232,7 +233,8 @@ class _Trajectory:
         self._loss_fn, self._has_aux, self._next_args = loss_fn, has_aux, next_args
         self._params, self._args = jax.tree.map(jnp.asarray, params), tuple(args)
         self._names, self._pseudo = tuple(optimizers), pseudo_updates(optimizers)
-        self._state = jax.jit(self._pseudo.init)(self._params)
+        state = jax.tree.map(jnp.asarray, self._pseudo.init(self._params))
+        self._state = on_mesh_of(self._params, state)
         self._take = jax.jit(self._train, static_argnames=("rest", "keep"))
 
     def step(self, batch, options: dict[str, Any] | None) -> Point | None:

@@ -15,6 +15,7 @@ import numpy as np
 from jax.core import Tracer
 
 from sharpjax._checks import check_in_range, check_real_leaves, check_same_structure
+from sharpjax._order_statistic import partitioning
 from sharpjax.clipping import top_fraction_threshold
 from sharpjax.objective import widen
 
@@ -281,7 +282,7 @@ def _leaves(tree) -> list[jax.Array]:
         return leaves
     devices = set().union(*(x.sharding.device_set for x in leaves))
     alike = len(devices) == len({x.dtype for x in leaves}) == 1
-    return [_in_a_row(leaves)] if alike else leaves
+    return [_in_a_row(leaves)] if alike and not any(map(partitioning, leaves)) else leaves
 
 
 @jax.jit

@@ -107,8 +107,13 @@ with jax.enable_x64(True):
     at = measurements.point()
     exact = {m.name: jax.device_get(m.run(loss, *at, args=(1.5,))) for m in MEASUREMENTS}
 bad = []
-for kind in (AxisType.Explicit, AxisType.Auto):
-    mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(kind,) * 2)
+for kind, sizes in (
+    (AxisType.Explicit, (4, 2)),
+    (AxisType.Auto, (4, 2)),
+    (AxisType.Explicit, (1, 1)),
+):
+    few = jax.devices()[: sizes[0] * sizes[1]]
+    mesh = jax.make_mesh(sizes, ("data", "fsdp"), axis_types=(kind,) * 2, devices=few)
     put = lambda x, *spec: jax.device_put(x, NamedSharding(mesh, P(*spec)))
     place = lambda t: {
         "first": {
@@ -124,7 +129,7 @@ for kind in (AxisType.Explicit, AxisType.Auto):
                 found = m.run(loss, place(params), place(update), split, args=(1.5,))
                 close(found, exact[m.name], 1e-3)
             except Exception as error:
-                bad.append(f"{kind} {m.name}: {type(error).__name__} {error}"[:600])
+                bad.append(f"{kind} {sizes} {m.name}: {type(error).__name__} {error}"[:600])
 print("\\n".join(bad))
 sys.exit(bool(bad))
 """

@@ -167,7 +167,7 @@ def pad_translation(
     """`encode_translation`'s rows with their padding hidden, attended, or counted as well.
 
     Args:
-      encoded: Rows whose padding is masked.
+      encoded: Rows [..., tokens] whose padding is masked.
       padding: "masked" keeps `attention_mask`. "attended" drops it, so that a model attends the
         source's padding like text. "counted" also makes the targets' padding `pad_token`, which
         the loss counts, instead of −100.
@@ -177,8 +177,8 @@ def pad_translation(
     """
 
     def wide(rows: np.ndarray, fill: int) -> np.ndarray:
-        more = 0 if length is None else length - rows.shape[1]
-        return np.pad(rows, ((0, 0), (0, more)), constant_values=fill)
+        more = 0 if length is None else length - rows.shape[-1]
+        return np.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(0, more)], constant_values=fill)
 
     made = {"input_ids": wide(encoded["input_ids"], pad_token)}
     if padding == "masked":

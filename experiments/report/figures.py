@@ -8,7 +8,7 @@ import pandas
 from matplotlib.figure import Figure
 
 from experiments import algorithms, paper
-from experiments.report import atlas, stability
+from experiments.report import atlas, beside, stability
 from experiments.report.figure_files import Drawn, write
 from experiments.report.recorded import Run
 from experiments.rows import AtPoint, Convergence, Histogram, Landscape, Sharpness
@@ -78,7 +78,11 @@ def draw_all(run: Run) -> Iterator[Drawn]:
             "is on the upper edge if the loss had left the picture.",
             lambda rows=rows: convergence_figure(rows, style),
         )
-    for figure in (*atlas.figures(run, style), *stability.figures(run, style)):
+    for figure in (
+        *atlas.figures(run, style),
+        *stability.figures(run, style),
+        *beside.figures(run),
+    ):
         yield save(*figure)
 
 

@@ -15,6 +15,7 @@ from experiments.horizon_rows import Own
 from experiments.report import (
     anatomy_tables,
     atlas,
+    beside,
     claims,
     explanation_tables,
     facts,
@@ -119,6 +120,8 @@ def make_parts(run: Run) -> Iterator[Part]:
         found = (atlas.own_table(run, task) for task in trained_alone)
         ranks = atlas.correlation_table(None, run)
         yield Part("own", "Each on its own trajectory", [*pictures("own"), *found, ranks])
+    if found := beside.tables(run):
+        yield Part("beside", "Beside the study", [*pictures("beside"), *found])
     if margins := stability.table(run):
         yield Part("stability", "Stability along training", [*pictures("stability"), margins])
     for point, rows in run.points.items():

@@ -1,7 +1,7 @@
 """Experiment 1: directional sharpness of many algorithms along one trajectory (Appendix A.3)."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -12,7 +12,7 @@ import sharpjax
 from experiments import algorithms
 from experiments.data.tasks import Task, rng
 from experiments.errors import DamagedError
-from experiments.rows import Histogram, Landscape, Precision, Scales, Search, Sharpness
+from experiments.rows import Histogram, Landscape, Precision, Row, Scales, Search, Sharpness
 from experiments.run import memory, processes, scales
 from experiments.run.devices import Layout
 from experiments.run.training import Step, Training, latest_step
@@ -28,21 +28,27 @@ if TYPE_CHECKING:
 COMPARED = ("sgd", "adam")
 
 
-def run(study: "Study", task: Task, trajectory: str, start: Any) -> None:
+def run(
+    study: "Study",
+    task: Task,
+    trajectory: str,
+    start: Any,
+    only: Collection[type[Row]] | None = None,
+) -> None:
     """Trains along a trajectory from `start` and records what every algorithm would do.
 
     At each measured batch: slope, sharpness and its error for all directions, at the point before
     the update. At one of them in each measured epoch: the search and the landscape along all of
     them, the histograms and the scales (these also at the start). At the first of those, or where
     `config.precision_check` says: sharpness in float64 beside float32. What is measured is on disk
-    before the next of these begins.
+    before the next of these begins. With `only`, just these tables are made.
 
     Raises:
       Interrupted: it was asked to stop.
       DamagedError: a record or a checkpoint cannot be read or written, or is not there any more.
     """
     config, column = study.config, (task.name, trajectory, task.seed)
-    wanted = _wanted(task)
+    wanted = {t: points for t, points in _wanted(task).items() if only is None or t in only}
     missing = {
         table: points - {(r.epoch, r.batch) for r in study.recorded(table, column)}
         for table, points in wanted.items()
@@ -69,7 +75,8 @@ def run(study: "Study", task: Task, trajectory: str, start: Any) -> None:
         point = (step.number - 1) // per_epoch + 1, (step.number - 1) % per_epoch + 1
         here = _Here(task, study.layout, (*column, *point), step, test)
         for table, (doing, make) in _MEASURED.items():
-            if point in missing[table] or (table is Scales and step.number == 1):
+            first = table is Scales and step.number == 1
+            if table in missing and (first or point in missing[table]):
                 memory.give_back()
                 with study.watch.doing(doing):
                     rows = make(here)
@@ -77,7 +84,7 @@ def run(study: "Study", task: Task, trajectory: str, start: Any) -> None:
 
     def kind(point: tuple[int, int]) -> str:
         names = {Landscape: "landscapes", Precision: "a check in float64"}
-        also = " and ".join(name for table, name in names.items() if point in missing[table])
+        also = " and ".join(name for t, name in names.items() if point in missing.get(t, ()))
         return f"measurement with {also}" if also else "measurement"
 
     title = f"{task.name}, {trajectory} trajectory, seed {task.seed}"

@@ -24,6 +24,7 @@ from experiments.errors import DataError, RefusedError
 from experiments.rows import Row
 from experiments.run import (
     anatomy,
+    beside,
     convergence,
     plan,
     pretraining,
@@ -158,11 +159,21 @@ class Study:
                 self.watch.doing(f"{name}: text and model"),
             ):
                 made = make_task(name, self.config, seed)
-            processes.from_first(lambda: self._check_belongs(made))
-            self._tasks[name, seed] = made
-            self._provenance["tasks"].setdefault(name, {}).update(made.about)
-            self._write_provenance()
+            self._adopt(made)
         return self._tasks[name, seed]
+
+    def _adopt(self, made: Task) -> None:
+        processes.from_first(lambda: self._check_belongs(made))
+        self._tasks[made.name, made.seed] = made
+        self._provenance["tasks"].setdefault(made.name, {}).update(made.about)
+        self._write_provenance()
+
+    @contextlib.contextmanager
+    def within(self, folder: str, task: Task) -> Iterator["Study"]:
+        """A study of one task that is made already, in a folder of this one's, while it is open."""
+        with Study(self.directory / folder, task.config, self.watch, self.layout).open() as study:
+            study._adopt(task)
+            yield study
 
     def _check_belongs(self, task: Task) -> None:
         """Raises if what the directory was made from is not what is there now.
@@ -276,6 +287,13 @@ class Study:
         with self._timed(f"anatomy, {name}, {trajectory} trajectory"):
             at = (task.name, trajectory, task.seed, epoch, batch)
             anatomy.run(self, task, at, start, options or Options())
+
+    def beside(self) -> None:
+        """More optimizers, and padding that counts, at one point of translation."""
+        task = self.task("translation", self.config.seed)
+        start = self.start(task)
+        with self._timed("more optimizers and padding"):
+            beside.run(self, task, start)
 
     def reproduce(self) -> None:
         """Both experiments on both tasks; further seeds of the first come last."""

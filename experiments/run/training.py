@@ -21,6 +21,7 @@ from experiments.errors import DamagedError
 from experiments.run import processes
 from experiments.run.devices import Layout, one_device
 from experiments.run.progress import Interrupted, Watch
+from sharpjax._places import on_mesh_of
 from sharpjax.pseudo import PseudoUpdates
 
 # Orbax tells of every save, and of a failure on many lines; `_told` says it on one.
@@ -310,7 +311,8 @@ def make_programs(
         bound = PseudoUpdates.make(
             transformation.init, updates_and_state, one, transformation.names
         )
-    init = jax.jit(lambda params: layout.constrain(transformation.init(params)))
+    first = jax.jit(lambda params: layout.constrain(transformation.init(params)))
+    init = lambda params: on_mesh_of(params, first(params))  # noqa: E731
 
     @functools.partial(jax.jit, static_argnames="name")
     def state(grads, context, params, name):
