@@ -18,9 +18,8 @@ from experiments.report.recorded import Run, as_spectrum
 from experiments.report.table import Table, number, percent, with_error
 from experiments.rows import RitzValue
 from sharpjax import adaptive_edge, plot
-from sharpjax.named import parse
 from sharpjax.plot import label
-from sharpjax.plot.style import clipped
+from sharpjax.plot.style import clipped, family
 
 
 class Point(NamedTuple):
@@ -54,7 +53,7 @@ def points(run: Run) -> list[Point]:
         if not rows[Ritz] and not rows[Preconditioned]:
             continue
         edge = max((r.edge for r in rows[Preconditioned]), default=math.nan)
-        if parse(trajectory).base == "sgd" and (rate := run.rate_along(trajectory)) > 0:
+        if family(trajectory) == "sgd" and (rate := run.rate_along(trajectory)) > 0:
             edge = adaptive_edge(rate)
         tops = _top(rows[Ritz]), _top(rows[Preconditioned])
         step = (epoch - 1) * per_epoch + batch
