@@ -121,7 +121,7 @@ def figure(found: list[Point], style: plot.Style) -> Figure:
     axis.set_xlabel("step")
     axis.set_ylabel("largest eigenvalue")
     axis.grid(alpha=0.25)
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, handlelength=3.5)  # Dashes show beside the marker.
     return made
 
 
