@@ -1,6 +1,6 @@
 """What run this is: its texts and models, how far it has come, the machine, the costs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -19,12 +19,11 @@ def facts(run: Run) -> list[tuple[str, str]]:
         found.append((paper.TASKS.get(task, task), _task_fact(about)))
     seeds = sorted({row.seed for row in run.rows})
     found.append(("Seeds" if len(seeds) > 1 else "Seed", ", ".join(map(str, seeds))))
-    found.append(("Device", str(provenance.get("device", ""))))
-    found.append(("Precision", str(provenance.get("precision", ""))))
-    versions = provenance.get("versions", {})
-    software = [f"sharpjax {provenance['sharpjax']}"] if "sharpjax" in provenance else []
-    software += [f"{name} {version}" for name, version in versions.items() if name != "sharpjax"]
-    found.append(("Versions", ", ".join(software)))
+    found.append(("Device", "; ".join(_environments(run, "device"))))
+    found.append(("Precision", "; ".join(_environments(run, "precision"))))
+    ours = {"sharpjax": provenance["sharpjax"]} if "sharpjax" in provenance else {}
+    software = lambda found: ", ".join(f"{k} {v}" for k, v in (ours | found).items())  # noqa: E731
+    found.append(("Versions", "; ".join(_environments(run, "versions", software))))
     commits = provenance.get("commits", [str(provenance.get("commit", ""))])
     found.append(("Commits" if len(commits) > 1 else "Commit", ", ".join(commits)))
     walls = wall_seconds(run)
@@ -33,6 +32,12 @@ def facts(run: Run) -> list[tuple[str, str]]:
     found.append(("Wall time", together + times))
     found.append(("Peak memory", _peak_memory(run)))
     return [(name, said) for name, said in found if said]
+
+
+def _environments(run: Run, name: str, said: Callable[[Any], str] = str) -> list[str]:
+    """One fact of the environments that wrote to the run, in order, each said once."""
+    made = run.provenance.get("environments", [run.provenance])
+    return list(dict.fromkeys(said(e[name]) for e in made if e.get(name)))
 
 
 def _task_fact(about: dict[str, Any]) -> str:
@@ -104,7 +109,9 @@ def cost_table(title: str, runs: Sequence[tuple[str, Run]]) -> Table:
         (name, duration(sum(wall_seconds(run).values())), _peak_memory(run) or "not recorded")
         for name, run in runs
     ]
-    machines = dict.fromkeys(run.provenance.get("device", "unknown") for _, run in runs)
+    machines = dict.fromkeys(
+        device for _, run in runs for device in _environments(run, "device") or ["unknown"]
+    )
     caption = f"Machine: {'; '.join(machines)}. Wall time is of every attempt together."
     return Table(title, ("", "wall time", "peak memory"), rows, caption)
 

@@ -116,12 +116,9 @@ class Study:
             )
         self._provenance |= records.read_json(path)
         commit = _commit()
-        # A directory may be continued by later code: all that wrote to it, in order.
+        # A directory may be continued by later code, elsewhere: all that wrote to it, in order.
         before = self._provenance.get("commits", [self._provenance.get("commit", commit)])
-        self._provenance |= {
-            "sharpjax": sharpjax.__version__,
-            "commit": commit,
-            "commits": list(dict.fromkeys([*before, commit])),
+        environment = {
             "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
             "python": platform.python_version(),
             "device": _device(self.layout),
@@ -129,6 +126,15 @@ class Study:
             "precision": f"measured in float32 at matmul precision highest, "
             f"trained in {self.config.training_dtype} at matmul precision "
             f"{jax.config.jax_default_matmul_precision or 'default'}",
+        }
+        earlier = {name: self._provenance[name] for name in environment if name in self._provenance}
+        environments = self._provenance.get("environments", [earlier] if earlier else [])
+        self._provenance |= {
+            "sharpjax": sharpjax.__version__,
+            "commit": commit,
+            "commits": list(dict.fromkeys([*before, commit])),
+            **environment,
+            "environments": [*(e for e in environments if e != environment), environment],
             "seed": self.config.seed,
         }
         self._write_provenance()

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from experiments import paper, records
-from experiments.report import claims, page
+from experiments.report import claims, facts, page
 from experiments.report.recorded import Run
 from experiments.rows import TABLES, Convergence, Sharpness
 from tests.experiments.report.test_claims import synthetic_rows
@@ -101,6 +101,18 @@ def test_whole_run(rows, tmp_path):
     stored = json.loads((tmp_path / "claims.json").read_text())
     assert stored == claims.to_json(claims.evaluate(Run(tmp_path).rows))
     assert (tmp_path / "figures" / "sharpness_ratios.png").exists()
+
+
+def test_every_machine_of_a_run_is_told(rows, tmp_path):
+    made = {"versions": {"jax": "0.8.1"}, "precision": "float32, matmul highest"}
+    gpu = made | {"device": "a GPU"}
+    cpu = made | {"device": "two cores", "versions": {"jax": "0.9.0"}}
+    write(tmp_path, rows, provenance=PROVENANCE | cpu | {"environments": [gpu, cpu]})
+    told = dict(facts.facts(Run(tmp_path)))
+    assert told["Device"] == "a GPU; two cores"
+    assert told["Versions"] == "sharpjax 0.1.0, jax 0.8.1; sharpjax 0.1.0, jax 0.9.0"
+    assert told["Precision"] == "float32, matmul highest"
+    assert "a GPU; two cores" in facts.cost_table("", [("all", Run(tmp_path))]).caption
 
 
 def test_the_same_records_make_the_same_page(rows, tmp_path):

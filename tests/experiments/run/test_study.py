@@ -376,6 +376,20 @@ def test_every_commit_that_wrote_to_a_directory_is_named(tmp_path, monkeypatch):
     assert about["commit"] == "second" and about["commits"] == ["first", "second"]
 
 
+def test_every_machine_that_wrote_to_a_directory_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "provenance.json"
+    path.write_text(json.dumps({"device": "first", "versions": {"jax": "0.8.1"}}))  # No list yet.
+    for device in ("second", "third", "second"):
+        monkeypatch.setattr("experiments.run.study._device", lambda _, device=device: device)
+        with Study(tmp_path, tiny.config(), Watch()).open():
+            pass
+    about = json.loads(path.read_text())
+    assert about["device"] == "second"
+    assert [e["device"] for e in about["environments"]] == ["first", "third", "second"]
+    first, *others = (e["versions"]["jax"] for e in about["environments"])
+    assert first == "0.8.1" and set(others) == {jax.__version__}
+
+
 def test_records_without_a_configuration_are_not_overwritten(finished, tmp_path):
     shutil.copy(finished / "sharpness.csv", tmp_path)
     study = Study(tmp_path, tiny.config(), Watch()).open()
