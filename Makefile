@@ -14,8 +14,10 @@ START := $(BOOKS) --mlm.warmup-corpus $(DATA)/imdb --warmup-examples None \
   --warmup-algorithm adafactor --warmup-learning-rate None
 PADDING := masked-32 attended-64 attended-128 counted-32 counted-64
 CONTROLS := sgd_clip-table-2 another-seed
-RUNS := small $(WARMUPS:%=ablation/warmup-%) $(CONTROLS:%=controls/%) $(PADDING:%=padding/%) atlas atlas/own anatomy \
-  rates/seed-0/own rates/seed-1/own stability/translation stability/mlm \
+# Each has a report; the atlas's compares with its own trajectories.
+REPORTED := atlas/own atlas anatomy $(foreach seed,0 1,rates/seed-$(seed)/own \
+  stability/seed-$(seed)/translation stability/seed-$(seed)/mlm)
+RUNS := small $(WARMUPS:%=ablation/warmup-%) $(CONTROLS:%=controls/%) $(PADDING:%=padding/%) $(REPORTED) \
   $(patsubst runs/%/sharpness.csv,%,$(wildcard runs/scale/*/*/sharpness.csv))
 
 .PHONY: demo small anatomy ablation controls pretrain rates columns stability padding scale atlas results docs test \
@@ -68,15 +70,14 @@ columns: $(VENV)/.experiments  ## The anatomy of three tasks on both trajectorie
 	    --precision-check none --task $$task --trajectory $$trajectory $(LOOK) \
 	    --out runs/anatomy; done; done
 
-# The rates are those that `rates` finds best.
+# A seed, a task, and the rates of SGD, Adam and clipped SGD that `rates` finds best.
 stability: $(VENV)/.experiments  ## The edge of stability along training, in runs/stability.
-	set -e; for trajectory in sgd sgd_clip adam; do \
-	  $(BIN)/python -m experiments anatomy $(call FROM,0) $(EDGE) --task translation \
-	    --sgd-learning-rate 3.16 --adam-learning-rate 0.002 --trajectory-rates sgd_clip=4.5 \
-	    --trajectory $$trajectory --out runs/stability/translation; \
-	  $(BIN)/python -m experiments anatomy $(call FROM,0) $(EDGE) --task mlm \
-	    --sgd-learning-rate 0.1 --adam-learning-rate 0.00356 --trajectory-rates sgd_clip=2.53 \
-	    --trajectory $$trajectory --out runs/stability/mlm; done
+	set -e; edge() { for trajectory in sgd sgd_clip adam; do \
+	  $(BIN)/python -m experiments anatomy $(call FROM,$$1) --seed $$1 $(EDGE) --task $$2 \
+	    --sgd-learning-rate $$3 --adam-learning-rate $$4 --trajectory-rates sgd_clip=$$5 \
+	    --trajectory $$trajectory --out runs/stability/seed-$$1/$$2; done; }; \
+	edge 0 translation 3.16 0.002 4.5; edge 0 mlm 0.1 0.00356 2.53; \
+	edge 1 translation 3.16 0.00356 4.5; edge 1 mlm 0.1 0.00356 4.5
 EDGE := --test-examples 128 --micro-batch-size 32 --measured-batches 2 --precision-check none \
   --epoch 1 2 4 7 10 --batch 1 --options.instruments spectrum preconditioned \
   --options.lanczos-probes 1 --options.lanczos-steps 20
@@ -126,8 +127,7 @@ results: $(VENV)/.experiments  ## results/, RESULTS.md and both READMEs from the
 	set -e; for seed in 0 1; do for task in translation mlm causal; do \
 	  if [ -d runs/start/seed-$$seed/$$task ]; then mkdir -p results/rates/start; \
 	    cp runs/start/seed-$$seed/$$task/README.md results/rates/start/$$task-$$seed.md; fi; done; done
-	set -e; for run in small padding $(patsubst results/%,%,$(wildcard results/scale/*)) atlas/own atlas anatomy \
-	  rates/seed-0/own rates/seed-1/own stability/translation stability/mlm; do \
+	set -e; for run in small padding $(patsubst results/%,%,$(wildcard results/scale/*)) $(REPORTED); do \
 	  if [ -d results/$$run ]; then $(BIN)/python -m experiments report results/$$run; fi; done
 	$(BIN)/python -m experiments results RESULTS.md README.md results/README.md
 

@@ -27,9 +27,8 @@ class Point(NamedTuple):
 
     trajectory: tuple[str, str, int]  # (task, optimizer, seed).
     step: int  # From 1.
-    largest: tuple[
-        float, float
-    ]  # λ max, and how far an eigenvalue is at most; nan if not measured.
+    # λ max, and how far an eigenvalue is at most; nan if not measured.
+    largest: tuple[float, float]
     preconditioned: tuple[float, float]  # The same of P^(−½)HP^(−½) by Adam's P.
     edge: float  # Of the optimizer's stability unclipped; nan if none is known.
 
