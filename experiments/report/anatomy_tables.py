@@ -1,11 +1,13 @@
-"""The tables of an anatomy, each of one point's rows."""
+"""The tables of an anatomy: of one point's rows, or of all points of a column."""
 
 import math
+from collections.abc import Callable
 
 from experiments import paper
 from experiments.anatomy_rows import Block, Clipped, Correlation, Decrease, Lorenz, Parts, Ritz
+from experiments.report.claims import grouped, summarize
 from experiments.report.recorded import as_spectrum, by_algorithm, in_order, is_span
-from experiments.report.table import Table, interval, number, percent, sign_verdict
+from experiments.report.table import Table, interval, number, percent, plus_minus, sign_verdict
 from experiments.rows import one
 from sharpjax.plot import label
 
@@ -160,6 +162,66 @@ _SUMMARY = {
         f"best decrease: {row}": (span, row, "best decrease")
         for row in ("SGD", "Adam", "best step in the span")
     },
+}
+
+
+def several(places: dict[tuple, dict[type, list]]) -> Table | None:
+    """Top coordinates and clipping over the points of each column that has more than one."""
+    columns = grouped((place[:2], rows) for place, rows in places.items())
+    columns = {column: points for column, points in columns.items() if len(points) > 1}
+    found = {
+        said: [
+            [v for rows in points if math.isfinite(v := of(rows))] for points in columns.values()
+        ]
+        for said, of in _SEVERAL.items()
+    }
+    lines = [
+        (said, *(plus_minus(summarize(values)) if values else "–" for values in cells))
+        for said, cells in found.items()
+        if any(cells)
+    ]
+    if not lines:
+        return None
+    names = (f"{paper.column_name(c)}, {len(p)} points" for c, p in columns.items())
+    caption = (
+        "Mean ± standard deviation over points of any epoch, batch and seed. Shares are of vᵀHv, "
+        "in per cent; decreases are the best of the test loss along SGD’s momentum, in nats, with "
+        "one threshold for all tensors; ratios are taken point by point."
+    )
+    return Table("Top coordinates and clipping, over several points", ("", *names), lines, caption)
+
+
+def _in_the_top(algorithm: str) -> Callable[[dict[type, list]], float]:
+    def share(rows: dict[type, list]) -> float:
+        row = one(rows[Lorenz], algorithm=algorithm, fraction=0.05)
+        return 100 * row.share if row else math.nan
+
+    return share
+
+
+def _decrease(rows: dict[type, list], fraction: float | None = None) -> float:
+    """Along SGD's momentum with a fraction clipped; with the best one if none is given."""
+    known = {
+        r.fraction: r.best_decrease
+        for r in rows[Clipped]
+        if (r.quantity, r.scope) == ("momentum", "global")
+    }
+    return (
+        max(known.values(), default=math.nan) if fraction is None else known.get(fraction, math.nan)
+    )
+
+
+_SEVERAL: dict[str, Callable[[dict[type, list]], float]] = {
+    **{
+        f"{label(name)}: per cent in the top 5 % of the gradient": _in_the_top(name)
+        for name in paper.ALGORITHMS
+    },
+    "unclipped: best decrease": lambda rows: _decrease(rows, 0.0),
+    "5 % clipped: best decrease": lambda rows: _decrease(rows, 0.05),
+    "all clipped: best decrease": lambda rows: _decrease(rows, 1.0),
+    "best fraction: best decrease": _decrease,
+    "5 % clipped, of unclipped": lambda rows: _decrease(rows, 0.05) / _decrease(rows, 0.0),
+    "best fraction, of 5 % clipped": lambda rows: _decrease(rows) / _decrease(rows, 0.05),
 }
 
 

@@ -232,10 +232,13 @@ def _points(sources: Sources, folder: str) -> dict[tuple, dict[type, list]]:
     return run.points if run else {}
 
 
-def _anatomy(sources: Sources, folder: str = "") -> Table | None:
-    """A column for each point whose anatomy is recorded."""
-    points = _points(sources, folder)
-    return anatomy_tables.summary(points) if points else None
+def _anatomy(make: Callable) -> Callable:
+    """A block of all points whose anatomy is recorded: the study's, or a run's in a folder."""
+
+    def block(sources: Sources, folder: str = "") -> Table | None:
+        return make(_points(sources, folder))
+
+    return block
 
 
 def _column(task: str, trajectory: str) -> tuple[str, str]:
@@ -348,7 +351,8 @@ BLOCKS: dict[str, Callable] = {
     "atlas-own": _atlas_own,
     "atlas-ranks": _atlas_ranks,
     "stability": _here_or_in(stability.table),
-    "anatomy": _anatomy,
+    "anatomy": _anatomy(anatomy_tables.summary),
+    "anatomy-several": _anatomy(anatomy_tables.several),
     "anatomy-context": _point(anatomy_tables.context),
     "anatomy-correlation": _point(anatomy_tables.conjecture),
     "anatomy-span": _point(anatomy_tables.span),

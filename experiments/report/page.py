@@ -124,6 +124,8 @@ def make_parts(run: Run) -> Iterator[Part]:
         yield Part("beside", "Beside the study", [*pictures("beside"), *found])
     if margins := stability.table(run):
         yield Part("stability", "Stability along training", [*pictures("stability"), margins])
+    if found := anatomy_tables.several(run.points):
+        yield Part("points", "Anatomy over several points", [found])
     for point, rows in run.points.items():
         where = f"{paper.column_name(point[:2])}, epoch {point[3]}, batch {point[4]}"
         title = f"Anatomy of sharpness: {where}"

@@ -96,6 +96,9 @@ def sources(tmp_path_factory):
     ]
     _write(root / "rates" / "seed-1", other, arm)
     _write(root / "atlas-short", list(synthetic_rows(epochs=(2,), batches=1)), arm)
+    for seed in (0, 1):
+        rows = [dataclasses.replace(r, seed=seed) for r in unique.values()]
+        _write(root / "points" / f"seed-{seed}", rows, arm)
     for kind, length in (("masked", 16), ("counted", 32)):
         write_arm(root / "padding", kind, length, sharpness=6.0)
     ratios = dict.fromkeys(paper.ALGORITHMS, 0.5) | {"sgd": 1.0}
@@ -130,25 +133,29 @@ def block(sources, words):
     return documents.fill(f"<!-- {words} -->\n<!-- end -->", sources)
 
 
-ARGUMENTS = {
-    "sharpness": "translation sgd",
-    "seed-held": "0",
-    "control-held": "rate",
-    "control-costs": "rate",
-    "control-sharpness": "rate mlm adam",
-    "ablation-sharpness": "mlm adam",
-    "ablation-scales": "mlm",
-    "figures": "landscape",
-    "atlas": "translation sgd",
-    "atlas-own": "mlm",
-    "stability": "stability",
-    "tuning": "mlm",
-    "scale": "translation sgd 2",
-    "scale-distance": "translation sgd 2",
-    "scale-costs": "translation",
-} | dict.fromkeys(
-    [name for name in documents.BLOCKS if name.startswith("anatomy-")],
-    "translation adam",
+ARGUMENTS = (
+    {
+        "sharpness": "translation sgd",
+        "seed-held": "0",
+        "control-held": "rate",
+        "control-costs": "rate",
+        "control-sharpness": "rate mlm adam",
+        "ablation-sharpness": "mlm adam",
+        "ablation-scales": "mlm",
+        "figures": "landscape",
+        "atlas": "translation sgd",
+        "atlas-own": "mlm",
+        "stability": "stability",
+        "tuning": "mlm",
+        "scale": "translation sgd 2",
+        "scale-distance": "translation sgd 2",
+        "scale-costs": "translation",
+    }
+    | dict.fromkeys(
+        [name for name in documents.BLOCKS if name.startswith("anatomy-")],
+        "translation adam",
+    )
+    | {"anatomy-several": "points/seed-*"}
 )
 
 

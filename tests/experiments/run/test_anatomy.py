@@ -1,5 +1,6 @@
 """Places are read off paths, figures and tables off rows; a whole tiny run resumes item by item."""
 
+import dataclasses
 import functools
 import math
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from experiments import anatomy_rows as rows
 from experiments import commands, paper, records
 from experiments.__main__ import main
 from experiments.explanation_rows import PaddingGroup, PaddingPart
-from experiments.report import anatomy_figures
+from experiments.report import anatomy_figures, anatomy_tables
 from experiments.report.recorded import Run
 from experiments.run import anatomy, measurements
 from experiments.run.options import Options
@@ -80,6 +81,39 @@ def synthetic():
         for fraction in (0.0, 0.01, 0.05, 1.0):
             numbers = (-0.2, -0.01 if fraction == 1 else 0.3, 0.02, math.nan, 0.3, 0.1 + fraction)
             yield rows.Clipped(*PLACE, "momentum", scope, fraction, *numbers)
+
+
+def test_points_of_a_column_are_told_together():
+    def point(shift):
+        """Top shares are √fraction + shift; decreases 0.1 + fraction + shift."""
+        found = {table: [] for table in rows.TABLES}
+        for r in synthetic():
+            if isinstance(r, rows.Lorenz):
+                r = dataclasses.replace(r, share=r.share + shift)
+            if isinstance(r, rows.Clipped):
+                r = dataclasses.replace(r, best_decrease=r.best_decrease + shift)
+            found[type(r)].append(r)
+        return found
+
+    one, *others = PLACE[:2], PLACE[3], PLACE[4]
+    places = {(*one, seed, *others): point(0.1 * seed) for seed in (0, 1)}
+    table = anatomy_tables.several(places)
+    cells = dict(table.rows)
+    mean, sd = 100 * (0.05**0.5 + 0.05), 100 * 0.1 / 2**0.5
+    assert cells["SGD: per cent in the top 5 % of the gradient"] == f"{mean:.1f} ± {sd:.1f}"
+    assert cells["unclipped: best decrease"] == "0.150 ± 0.071"
+    assert cells["5 % clipped: best decrease"] == "0.200 ± 0.071"
+    assert (
+        cells["best fraction: best decrease"]
+        == cells["all clipped: best decrease"]
+        == "1.15 ± 0.07"
+    )
+    ratios = 0.15 / 0.1, 0.25 / 0.2
+    expected = f"{np.mean(ratios):.2f} ± {np.std(ratios, ddof=1):.2f}"
+    assert cells["5 % clipped, of unclipped"] == expected
+    assert "2 points" in table.header[1]
+    assert anatomy_tables.several({(*one, 0, *others): point(0.0)}) is None  # One is not several.
+    assert anatomy_tables.several({k: {t: [] for t in rows.TABLES} for k in places}) is None
 
 
 def test_every_figure_and_table_from_rows(tmp_path):
