@@ -291,6 +291,12 @@ def _costs(sources: Sources) -> Table | None:
     return _cost_table(runs) if runs else None
 
 
+def _run_costs(sources: Sources, *folders: str) -> Table | None:
+    """What the runs in folders beside the study's records cost, each on its machine."""
+    found = [(folder, run) for folder in folders if (run := sources.run(folder))]
+    return facts.machine_table(found) if found else None
+
+
 def _cost_table(runs: list[tuple[str, Run]]) -> Table:
     """The first run's stages, and every run's total."""
     made = facts.cost_table("", [(f"{name}, together", run) for name, run in runs])
@@ -361,5 +367,6 @@ BLOCKS: dict[str, Callable] = {
     "anatomy-updates": _point(explanation_tables.updates),
     "anatomy-tokens": _point(explanation_tables.tokens),
     "costs": _costs,
+    "run-costs": _run_costs,
     "figures": _figures,
 }

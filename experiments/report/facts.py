@@ -116,6 +116,15 @@ def cost_table(title: str, runs: Sequence[tuple[str, Run]]) -> Table:
     return Table(title, ("", "wall time", "peak memory"), rows, caption)
 
 
+def machine_table(runs: Sequence[tuple[str, Run]]) -> Table:
+    """The machine, the wall time and the memory of each run, of which the name is given."""
+    costs = cost_table("", runs)
+    on = ("; ".join(_environments(run, "device")) or "unknown" for _, run in runs)
+    rows = [(name, where, *rest) for (name, *rest), where in zip(costs.rows, on, strict=True)]
+    caption = "Wall time is of every attempt together, and of processes side by side added up."
+    return Table("", ("", "machine", *costs.header[1:]), rows, caption)
+
+
 def wall_seconds(run: Run) -> dict[str, float]:
     """Of each stage, in all attempts together."""
     return run.provenance.get("wall_seconds", {})

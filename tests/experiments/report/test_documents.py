@@ -155,7 +155,7 @@ ARGUMENTS = (
         [name for name in documents.BLOCKS if name.startswith("anatomy-")],
         "translation adam",
     )
-    | {"anatomy-several": "points/seed-*"}
+    | {"anatomy-several": "points/seed-*", "run-costs": "atlas rates/seed-0"}
 )
 
 

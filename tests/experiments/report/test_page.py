@@ -112,7 +112,11 @@ def test_every_machine_of_a_run_is_told(rows, tmp_path):
     assert told["Device"] == "a GPU; two cores"
     assert told["Versions"] == "sharpjax 0.1.0, jax 0.8.1; sharpjax 0.1.0, jax 0.9.0"
     assert told["Precision"] == "float32, matmul highest"
-    assert "a GPU; two cores" in facts.cost_table("", [("all", Run(tmp_path))]).caption
+    runs = [("all", Run(tmp_path))]
+    assert "a GPU; two cores" in facts.cost_table("", runs).caption
+    assert facts.machine_table(runs).rows == [
+        ("all", "a GPU; two cores", "1 h 8 min", "not recorded")
+    ]
 
 
 def test_the_same_records_make_the_same_page(rows, tmp_path):
