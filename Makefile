@@ -20,8 +20,8 @@ REPORTED := atlas/own atlas anatomy $(foreach seed,0 1,rates/seed-$(seed)/own po
 RUNS := small $(WARMUPS:%=ablation/warmup-%) $(CONTROLS:%=controls/%) $(PADDING:%=padding/%) $(REPORTED) \
   $(patsubst runs/%/sharpness.csv,%,$(wildcard runs/scale/*/*/sharpness.csv))
 
-.PHONY: demo small anatomy ablation controls pretrain rates columns points stability padding scale atlas results docs test \
-  quick lint clean
+.PHONY: demo small anatomy ablation controls pretrain rates columns points stability padding scale atlas results \
+  docs test quick lint clean
 
 demo: $(VENV)/.experiments  ## The main job in miniature: records, tables and report in runs/demo.
 	$(BIN)/python -m experiments reproduce --preset demo --beside --out runs/demo
@@ -61,9 +61,9 @@ rates: $(VENV)/.experiments  ## Figure 4 at rates searched over the whole run, f
 
 COLUMN := --test-examples 128 --micro-batch-size 32 --epochs 5 --measured-epochs 2 5 \
   --measured-batches 2 --precision-check none
-LOOK := --options.instruments lorenz parts span blocks spectrum clipped noise frequency \
-  preconditioned exact_diagonal --options.lanczos-probes 1 --options.lanczos-steps 20 \
-  --options.clipped momentum --options.clipped-fractions 0 0.01 0.05 0.2 0.5 1
+LOOK = --options.instruments lorenz parts span blocks spectrum clipped noise frequency \
+  preconditioned exact_diagonal --options.lanczos-probes 1 --options.lanczos-steps 20 $(CLIPPED)
+CLIPPED := --options.clipped momentum --options.clipped-fractions 0 0.01 0.05 0.2 0.5 1
 
 columns: $(VENV)/.experiments  ## The anatomy of three tasks on both trajectories, in runs/anatomy.
 	set -e; for task in translation mlm causal; do for trajectory in sgd adam; do \
@@ -74,8 +74,7 @@ points: $(VENV)/.experiments  ## Top coordinates and clipping at eight points a 
 	set -e; for seed in 0 1; do for task in translation mlm; do for trajectory in sgd adam; do \
 	  $(BIN)/python -m experiments anatomy $(call FROM,$$seed) --seed $$seed $(COLUMN) --epoch 2 5 \
 	    --task $$task --trajectory $$trajectory --options.instruments lorenz parts clipped \
-	    --options.clipped momentum --options.clipped-fractions 0 0.01 0.05 0.2 0.5 1 \
-	    --out runs/points/seed-$$seed; done; done; done
+	    $(CLIPPED) --out runs/points/seed-$$seed; done; done; done
 
 # A seed, a task, and the rates of SGD, Adam and clipped SGD that `rates` finds best.
 stability: $(VENV)/.experiments  ## The edge of stability along training, in runs/stability.

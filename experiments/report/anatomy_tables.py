@@ -1,6 +1,7 @@
 """The tables of an anatomy: of one point's rows, or of all points of a column."""
 
 import math
+from collections import defaultdict
 from collections.abc import Callable
 
 from experiments import paper
@@ -105,7 +106,7 @@ def clipping(rows: dict[type, list]) -> Table | None:
     lines = []
     for quantity in dict.fromkeys(r.quantity for r in rows[Clipped]):
         for scope, words in (("global", "one threshold"), ("tensor", "a threshold a tensor")):
-            curve = [r for r in rows[Clipped] if (r.quantity, r.scope) == (quantity, scope)]
+            curve = _curve(rows, quantity, scope)
             if not curve:
                 continue
             best = max(curve, key=lambda r: r.best_decrease)
@@ -118,6 +119,10 @@ def clipping(rows: dict[type, list]) -> Table | None:
     header = ("", "best fraction", "its best decrease", "at 5 %", "unclipped")
     caption = "Best decrease of the test loss along SGD’s momentum or the gradient, clipped."
     return Table("How much to clip", header, lines, caption)
+
+
+def _curve(rows: dict[type, list], quantity: str, scope: str) -> list[Clipped]:
+    return [r for r in rows[Clipped] if (r.quantity, r.scope) == (quantity, scope)]
 
 
 def summary(places: dict[tuple, dict[type, list]]) -> Table | None:
@@ -199,16 +204,14 @@ def _in_the_top(algorithm: str) -> Callable[[dict[type, list]], float]:
     return share
 
 
-def _decrease(rows: dict[type, list], fraction: float | None = None) -> float:
-    """Along SGD's momentum with a fraction clipped; with the best one if none is given."""
-    known = {
-        r.fraction: r.best_decrease
-        for r in rows[Clipped]
-        if (r.quantity, r.scope) == ("momentum", "global")
-    }
-    return (
-        max(known.values(), default=math.nan) if fraction is None else known.get(fraction, math.nan)
-    )
+def _decreases(rows: dict[type, list]) -> dict[float, float]:
+    """The best decrease along SGD's momentum, by the fraction clipped; nan where none is known."""
+    curve = _curve(rows, "momentum", "global")
+    return defaultdict(lambda: math.nan, ((r.fraction, r.best_decrease) for r in curve))
+
+
+def _best(rows: dict[type, list]) -> float:
+    return max(_decreases(rows).values(), default=math.nan)
 
 
 _SEVERAL: dict[str, Callable[[dict[type, list]], float]] = {
@@ -216,12 +219,12 @@ _SEVERAL: dict[str, Callable[[dict[type, list]], float]] = {
         f"{label(name)}: per cent in the top 5 % of the gradient": _in_the_top(name)
         for name in paper.ALGORITHMS
     },
-    "unclipped: best decrease": lambda rows: _decrease(rows, 0.0),
-    "5 % clipped: best decrease": lambda rows: _decrease(rows, 0.05),
-    "all clipped: best decrease": lambda rows: _decrease(rows, 1.0),
-    "best fraction: best decrease": _decrease,
-    "5 % clipped, of unclipped": lambda rows: _decrease(rows, 0.05) / _decrease(rows, 0.0),
-    "best fraction, of 5 % clipped": lambda rows: _decrease(rows) / _decrease(rows, 0.05),
+    "unclipped: best decrease": lambda rows: _decreases(rows)[0.0],
+    "5 % clipped: best decrease": lambda rows: _decreases(rows)[0.05],
+    "all clipped: best decrease": lambda rows: _decreases(rows)[1.0],
+    "best fraction: best decrease": _best,
+    "5 % clipped, of unclipped": lambda rows: _decreases(rows)[0.05] / _decreases(rows)[0.0],
+    "best fraction, of 5 % clipped": lambda rows: _best(rows) / _decreases(rows)[0.05],
 }
 
 
