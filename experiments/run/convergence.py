@@ -78,51 +78,64 @@ def tune(study: "Study", task: Task, start: Any) -> dict[str, str]:
     decade to both sides of the best are tried too, and each rate's run is a `Trial`, so that a
     search that was interrupted goes on with the next rate. The search of an algorithm is recorded
     as `Tuning` when it is complete.
+
+    A relative step is kept as it is over `tune_steps`. Over the whole horizon it is one more rate
+    to try, beside a grid around the one that Table 2 has for the algorithm elsewhere.
     """
     chosen, steps = {}, _horizon(study.config)
     for algorithm, rate in rates(study.config, task.name).items():
         key = task.name, task.seed, algorithm
         rows = study.recorded(Tuning, key)
-        if not rows and rate == RELATIVE:
-            only = {"loss": math.nan, "diverged": False, "chosen": True}
-            rows = [Tuning.of((*key, rate), steps=steps, **only)]
-        elif not rows:
-            trials, best = _search(study, task, start, algorithm, float(rate))
+        if not rows:
+            tried, best = _search(study, task, start, algorithm, rate)
             rows = [
                 Tuning.of(
                     (*key, trial),
                     steps=steps,
                     loss=loss,
                     diverged=math.isinf(loss),
-                    chosen=i == best,
+                    chosen=trial == best,
                 )
-                for i, (trial, loss) in trials.items()
+                for trial, loss in tried.items()
             ]
         study.record(rows)
         chosen[algorithm] = next(row.learning_rate for row in rows if row.chosen)
     return chosen
 
 
-def _search(study, task, start, algorithm, base) -> tuple[dict[float, tuple[str, float]], float]:
-    """Rate and loss of every trial by its place on the grid, and the best one's place."""
-    trials: dict[float, tuple[str, float]] = {}
+def _search(study, task, start, algorithm, rate: str) -> tuple[dict[str, float], str]:
+    """Loss of every rate that was tried, and the best rate."""
+    whole = study.config.tune_horizon == "whole"
+    if rate == RELATIVE and not whole:
+        return {RELATIVE: math.nan}, RELATIVE
+    tried: dict[str, float] = {}
+    base = float(_elsewhere(algorithm) if rate == RELATIVE else rate)
 
     def loss_at(i: float) -> float:
-        if i not in trials:
-            rate = _grid_rate(base, i)
-            trials[i] = rate, _final_loss(study, task, start, algorithm, rate)
-        return trials[i][1]
+        trial = _grid_rate(base, i)
+        if trial not in tried:
+            tried[trial] = _final_loss(study, task, start, algorithm, trial)
+        return tried[trial]
 
     direction = 1 if loss_at(1) < loss_at(0) else -1
     best = max(direction, 0)
-    while len(trials) < MAX_TRIALS:
+    while len(tried) < MAX_TRIALS:
         better = loss_at(best + direction) < loss_at(best)
         if not better and math.isfinite(loss_at(best)):
             break
         best += direction
-    if study.config.tune_horizon == "whole":
+    if whole:
         best = min((best, best - 0.5, best + 0.5), key=loss_at)
-    return trials, best
+    found = _grid_rate(base, best)
+    if rate == RELATIVE:
+        tried[RELATIVE] = _final_loss(study, task, start, algorithm, RELATIVE)
+        found = min((found, RELATIVE), key=tried.__getitem__)
+    return tried, found
+
+
+def _elsewhere(algorithm: str) -> str:
+    """Table 2's number for an algorithm that takes a relative step in another task."""
+    return table_2("mlm").get(parse(algorithm).base, BASE)
 
 
 def _horizon(config: Config) -> int:
