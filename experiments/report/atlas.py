@@ -14,13 +14,14 @@ from matplotlib import ticker
 from matplotlib.figure import Figure
 
 from experiments import algorithms, paper
+from experiments.algorithms import RELATIVE
 from experiments.explanation_rows import Cosine, FrequencyPart
 from experiments.horizon_rows import Own
 from experiments.report import claims
 from experiments.report.recorded import Run
 from experiments.report.table import Table, interval, number, percent, plus_minus
 from experiments.report.tables import mean, middle
-from experiments.rows import AtPoint, Convergence, Search, Sharpness
+from experiments.rows import AtPoint, Convergence, Search, Sharpness, Tuning
 from sharpjax import plot
 from sharpjax.plot import label
 from sharpjax.tables import at_loss
@@ -251,15 +252,23 @@ def own_table(run: Run, task: str) -> Table:
         *("", "rate", "final training loss", "step there", "slope", "sharpness"),
         *("predicted decrease", "step ratio"),
     )
+    unsearched = _unsearched(run, rows)
+    known = "; a relative rate is Adafactor’s own and was not searched" if unsearched else ""
     caption = (
-        "Each at the rate of least final loss, the best first; a relative rate is Adafactor’s own "
-        f"and was not searched. Seed {seed}. Numbers are of its update where its "
-        f"own trajectory comes down to a test loss of {number(level, 4)}, the least that all "
-        "reach which do not diverge, interpolated between measurements. The step ratio is "
-        "‖u‖/Newton step of the update as it is applied: 1 is the quadratic’s minimum, beyond "
-        "2 it rises."
+        f"Each at the rate of least final loss, the best first{known}. Seed {seed}. Numbers are of "
+        f"its update where its own trajectory comes down to a test loss of {number(level, 4)}, the "
+        "least that all reach which do not diverge, interpolated between measurements. The step "
+        "ratio is ‖u‖/Newton step of the update as it is applied: 1 is the quadratic’s minimum, "
+        "beyond 2 it rises."
     )
     return Table(f"Each on its own trajectory: {paper.TASKS[task]}", header, lines, caption)
+
+
+def _unsearched(run: Run, rows: list[Own]) -> set[str]:
+    """Those at a relative rate beside which no other was tried."""
+    tried = {(r.task, r.seed, r.algorithm) for r in run[Tuning] if r.learning_rate != RELATIVE}
+    own_step = (r for r in rows if r.learning_rate == RELATIVE)
+    return {r.algorithm for r in own_step if (r.task, r.seed, r.algorithm) not in tried}
 
 
 def own_figure(rows: pandas.DataFrame, style: plot.Style | None = None) -> Figure:
@@ -316,8 +325,8 @@ def correlation_table(shared: Run | None, own: Run) -> Table | None:
         at = number(level, 4)
         found = at_level(rows, level).set_index("algorithm").to_dict("index")
         lines.append(correlated(f"{name}, each on its own", at, reached, found))
-        relative = {r.algorithm for r in rows if r.learning_rate == "relative"}
-        searched = {name: loss for name, loss in reached.items() if name not in relative}
+        unsearched = _unsearched(own, rows)
+        searched = {name: loss for name, loss in reached.items() if name not in unsearched}
         if len(reached) > len(searched) >= FEWEST:
             place = f"{name}, each on its own at a searched rate"
             lines.append(correlated(place, at, searched, found))
@@ -331,9 +340,10 @@ def correlation_table(shared: Run | None, own: Run) -> Table | None:
         "Spearman’s ρ with the mean training loss of the last epoch, each optimizer at the rate of "
         "its own run, with its 95 % interval. Positive: the sharper end higher, as the paper’s "
         "claim would have it; of the predicted decrease the claim is negative. Each on its own: "
-        "where its trajectory comes down to the test loss given. Adafactor’s relative rate is not "
-        "searched."
+        "where its trajectory comes down to the test loss given."
     )
+    if _unsearched(own, own[Own]):
+        caption += " Adafactor’s relative rate is not searched."
     if shared:
         caption += " The best decrease is the real one along the direction, at the searched points."
     header = ("", "test loss", "optimizers", *(f"ρ of {q.replace('_', ' ')}" for q in quantities))

@@ -14,7 +14,7 @@ from experiments.report import atlas
 from experiments.report.page import as_markdown, make_parts
 from experiments.report.recorded import Run
 from experiments.report.table import cell
-from experiments.rows import Convergence, Search, Sharpness
+from experiments.rows import Convergence, Search, Sharpness, Tuning
 from sharpjax.plot import label
 
 AT = ("mlm", "sgd", 0)
@@ -179,6 +179,24 @@ def test_rates_that_were_not_searched_are_told_apart(tmp_path):
     table = atlas.correlation_table(None, Run(tmp_path))
     assert [row[2] for row in table.rows] == ["10", "9"]
     assert table.rows[1][0].endswith("at a searched rate")
+    assert "not searched" in table.caption
+    assert "not searched" in atlas.own_table(Run(tmp_path), "mlm").caption
+
+
+def test_a_relative_step_that_won_a_search_was_searched(tmp_path):
+    relative = {"learning_rate": "relative"}
+    rows = [dataclasses.replace(r, **relative) if "adaf" in r.algorithm else r for r in alone()]
+    (key,) = {(r.task, r.seed, r.algorithm) for r in rows if "adaf" in r.algorithm}
+    tried = {"relative": 1.0, "0.01": 2.0}
+    tuning = [
+        Tuning.of((*key, rate), steps=200, loss=loss, diverged=False, chosen=rate == "relative")
+        for rate, loss in tried.items()
+    ]
+    records.append(tmp_path, [*rows, *tuning])
+    table = atlas.correlation_table(None, Run(tmp_path))
+    assert [row[2] for row in table.rows] == ["10"]
+    assert "not searched" not in table.caption
+    assert "not searched" not in atlas.own_table(Run(tmp_path), "mlm").caption
 
 
 def test_the_interval_is_fiellers_and_pairs_without_a_number_are_left_out():
