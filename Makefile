@@ -59,10 +59,11 @@ rates: $(VENV)/.experiments  ## Figure 4 at rates searched over the whole run, f
 	  --micro-batch-size 128 --follow own --tasks translation mlm --own $(TEN) \
 	  --out runs/rates/seed-$$seed; done
 
-COLUMN := --test-examples 128 --micro-batch-size 32 --epochs 5 --measured-epochs 2 5 \
-  --measured-batches 2 --precision-check none
+POINT := --test-examples 128 --micro-batch-size 32 --measured-batches 2 --precision-check none
+COLUMN := $(POINT) --epochs 5 --measured-epochs 2 5
 LOOK = --options.instruments lorenz parts span blocks spectrum clipped noise frequency \
-  preconditioned exact_diagonal --options.lanczos-probes 1 --options.lanczos-steps 20 $(CLIPPED)
+  preconditioned exact_diagonal $(LANCZOS) $(CLIPPED)
+LANCZOS := --options.lanczos-probes 1 --options.lanczos-steps 20
 CLIPPED := --options.clipped momentum --options.clipped-fractions 0 0.01 0.05 0.2 0.5 1
 
 columns: $(VENV)/.experiments  ## The anatomy of three tasks on both trajectories, in runs/anatomy.
@@ -84,9 +85,8 @@ stability: $(VENV)/.experiments  ## The edge of stability along training, in run
 	    --trajectory $$trajectory --out runs/stability/seed-$$1/$$2; done; }; \
 	edge 0 translation 3.16 0.002 4.5; edge 0 mlm 0.1 0.00356 2.53; \
 	edge 1 translation 3.16 0.00356 4.5; edge 1 mlm 0.1 0.00356 4.5
-EDGE := --test-examples 128 --micro-batch-size 32 --measured-batches 2 --precision-check none \
-  --epoch 1 2 4 7 10 --batch 1 --options.instruments spectrum preconditioned \
-  --options.lanczos-probes 1 --options.lanczos-steps 20
+EDGE := $(POINT) --epoch 1 2 4 7 10 --batch 1 \
+  --options.instruments spectrum preconditioned $(LANCZOS)
 
 # From 300 steps, in minutes a run.
 SHORT := $(START) --warmup-steps 300 --warmup-batch-size 64 --examples 1280 --batch-size 128 \
