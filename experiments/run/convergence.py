@@ -106,13 +106,18 @@ def tune(study: "Study", task: Task, start: Any) -> dict[str, str]:
 def _search(study, task, start, algorithm, rate: str) -> tuple[dict[str, float], str]:
     """Loss of every rate that was tried, and the best rate."""
     whole = study.config.tune_horizon == "whole"
-    if rate == RELATIVE and not whole:
-        return {RELATIVE: math.nan}, RELATIVE
-    tried: dict[str, float] = {}
-    base = float(_elsewhere(algorithm) if rate == RELATIVE else rate)
+    if rate == RELATIVE:
+        if not whole:
+            return {RELATIVE: math.nan}, RELATIVE
+        # Table 2's number for the algorithm in the other task.
+        base = table_2("mlm").get(parse(algorithm).base, BASE)
+        tried, found = _search(study, task, start, algorithm, base)
+        tried[RELATIVE] = _final_loss(study, task, start, algorithm, RELATIVE)
+        return tried, min((found, RELATIVE), key=tried.__getitem__)
+    tried = {}
 
     def loss_at(i: float) -> float:
-        trial = _grid_rate(base, i)
+        trial = _grid_rate(float(rate), i)
         if trial not in tried:
             tried[trial] = _final_loss(study, task, start, algorithm, trial)
         return tried[trial]
@@ -126,16 +131,7 @@ def _search(study, task, start, algorithm, rate: str) -> tuple[dict[str, float],
         best += direction
     if whole:
         best = min((best, best - 0.5, best + 0.5), key=loss_at)
-    found = _grid_rate(base, best)
-    if rate == RELATIVE:
-        tried[RELATIVE] = _final_loss(study, task, start, algorithm, RELATIVE)
-        found = min((found, RELATIVE), key=tried.__getitem__)
-    return tried, found
-
-
-def _elsewhere(algorithm: str) -> str:
-    """Table 2's number for an algorithm that takes a relative step in another task."""
-    return table_2("mlm").get(parse(algorithm).base, BASE)
+    return tried, _grid_rate(float(rate), best)
 
 
 def _horizon(config: Config) -> int:
